@@ -72,7 +72,7 @@ bundle-lock: $(READY) ## resolve anew what a bundle holds, from pyproject.toml a
 test-bundle: bundle ## build it, and test it where no Python is; the strictest tests need root
 	LOCARA_BUNDLE=$(abspath $(BUNDLE)) LOCARA_BUNDLE_TOOLS=$(abspath $(BUNDLE_TOOLS)) $(BIN)/python -m pytest -q tests/bundled
 
-bench-bundle: $(READY) ## compare the start of the built folder with that of .venv, turn by turn (FLAGS="--rounds N")
+bench-bundle: $(READY) ## compare the start of the built folder with that of .venv, alternately (FLAGS="--rounds N")
 	$(MEASURE) -m bench.bundle $(BUNDLE) $(FLAGS)
 
 check-wheels: $(BUNDLE_TOOLS)/.ready ## build sdist and wheel; check, install and run them with every Python that is here

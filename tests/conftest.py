@@ -62,8 +62,8 @@ def hosts(tmp_path):
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals_are_heard():
-    """A shell makes its background jobs, and all that they start, ignore SIGINT, and ``nohup`` SIGHUP; what is started
-    here must not.
+    """A shell makes its background jobs and their children ignore SIGINT, and ``nohup`` SIGHUP; processes started here
+    must not.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

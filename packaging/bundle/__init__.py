@@ -1,1 +1,1 @@
-"""Makes the folder that an app ships, ``dist/locara-sidecar-<target>/``: see README.md beside this file."""
+"""Makes the folder that an app ships, ``dist/locara-sidecar-<target>/``: see README.md in this folder."""

@@ -1,7 +1,7 @@
 """``make bundle``: the folder that an app ships, from this checkout, for this machine.
 
-In order: the interpreter, the locked packages, our own wheel, the shared libraries that a machine may lack, bytecode,
-the launcher, licences and the bill of materials, times and permissions, and last the hash of every file.
+In this order: the interpreter, the locked packages, our own wheel, the shared libraries that a machine may lack,
+bytecode, the launcher, licences and the bill of materials, times and permissions, and finally the hash of every file.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ _SYSTEMS = {"linux": "unknown-linux-gnu", "darwin": "apple-darwin", "win32": "pc
 
 
 def target(machine: str = platform.machine(), system: str = sys.platform) -> str:
-    """The target triple, as Rust and Tauri name it."""
+    """The target triple, in the form that Rust and Tauri use."""
     return f"{_ARCHITECTURES.get(machine, machine)}-{_SYSTEMS[system]}"
 
 
 def main() -> int:
-    """Build it and print where it is, its size and its largest files."""
+    """Build the folder; print its path, its size and its largest files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", choices=ENGINES, default="mlx")
-    parser.add_argument("--python", type=Path, help="a relocatable CPython (its folder); else this one, copied")
+    parser.add_argument(
+        "--python", type=Path, help="the folder of a relocatable CPython; by default this interpreter is copied"
+    )
     parser.add_argument("--tools", type=Path, required=True, help="the virtual environment of tools.txt")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     options = parser.parse_args()
@@ -46,7 +48,7 @@ def main() -> int:
 
 
 def build(engine: str, out: Path, tools: Path, python: Path | None) -> Path:
-    """:raises subprocess.CalledProcessError: when a tool fails; RuntimeError when a promise cannot be kept."""
+    """:raises subprocess.CalledProcessError: if a tool fails; RuntimeError if the folder would not be as promised."""
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct") or 0)
     layout = Layout(out / f"locara-sidecar-{target()}")
     shutil.rmtree(layout.root, ignore_errors=True)
@@ -88,7 +90,7 @@ def _facts(layout: Layout, engine: str, python: str) -> dict[str, object]:
 
 
 def sizes(folder: Path, most: int = 10) -> list[str]:
-    """Lines: the sum in megabytes (10^6 bytes), the number of files, and the largest ones."""
+    """Return lines with the total in megabytes (10^6 bytes), the number of files, and the largest files."""
     files = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     lines = [f"{sum(files.values()) / 1e6:8.1f} MB in {len(files)} files"]
     largest = sorted(files, key=files.__getitem__, reverse=True)[:most]
@@ -100,7 +102,7 @@ def _json(path: Path, document: object) -> None:
 
 
 def _git(*words: str) -> str:
-    """What git says; nothing outside a checkout, as in an unpacked sdist."""
+    """Return git's output; empty outside a checkout, such as in an unpacked sdist."""
     try:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

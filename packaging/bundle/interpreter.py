@@ -1,7 +1,7 @@
-"""The interpreter of a bundle: copied without what no engine uses, and without what its licence keeps from apps.
+"""The interpreter of a bundle, copied without parts that no engine uses, or that apps may not ship.
 
-Of a relocatable build (python-build-standalone's ``install_only_stripped``) all that stays works as it is. The
-interpreter of a machine (pyenv's) is made relocatable afterwards: ``libraries.py`` carries what it links to.
+A relocatable build (python-build-standalone's ``install_only_stripped``) works as it is after that. The machine's own
+interpreter (such as pyenv's) is made relocatable afterwards: ``libraries.py`` copies the libraries that it links to.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ UNUSED = frozenset({
     *("test", "tests", "idlelib", "idle_test", "tkinter", "turtledemo", "turtle.py", "lib2to3", "ensurepip"),
     *("pydoc_data", "site-packages", "msilib", "sqlite3", "curses", "dbm", "__pycache__", "venv", "Demo", "distutils"),
 })  # fmt: skip
-"""Of the standard library: folders and files. Its own tests, what shows windows, what installs, databases."""
+"""Folders and files of the standard library: its own tests, windows, installers, databases."""
 UNUSED_EXTENSIONS = (
     *("_tkinter", "_sqlite3", "_curses", "_dbm", "_gdbm", "readline", "nis", "_crypt", "spwd", "ossaudiodev", "_uuid"),
     *("_test", "_ctypes_test", "xx", "_xx"),
 )
-"""Beginnings of compiled modules. GNU's readline and gdbm are under the GPL; others serve what is left out above."""
+"""Prefixes of compiled modules. GNU's readline and gdbm are under the GPL; others belong to what is left out above."""
 
 
 def copy(source: Path, layout: Layout) -> str:
-    """Copy what is used of the interpreter in ``source``; returns its version.
+    """Copy the used parts of the interpreter in ``source``; return its version.
 
-    :raises RuntimeError: where there is none, or it is of another version than the one that builds.
+    :raises RuntimeError: if there is none, or its version differs from that of the interpreter that builds.
     """
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     if sys.platform == "win32":
         return _copy_windows(source, layout)
     program, library = source / "bin" / name, source / "lib" / name
     if not program.exists() or not (library / "os.py").exists():
-        raise RuntimeError(f"{source} holds no {name}: give the folder of a relocatable one with --python")
+        raise RuntimeError(f"{source} contains no {name}: name the folder of a relocatable one with --python")
     (layout.home / "bin").mkdir(parents=True)
     shutil.copyfile(program.resolve(), layout.home / "bin" / name)
     layout.python.chmod(0o755)
@@ -70,13 +70,13 @@ def _unused(folder: str, names: list[str]) -> set[str]:
 
 
 def _copy_once(shared: Path, layout: Layout) -> None:
-    """The library under the name by which it is loaded, not the links to it."""
+    """Copy the library under the name by which it is loaded, not the links to it."""
     if not shared.is_symlink() and shared.name != "libpython3.so":
         shutil.copyfile(shared, layout.home / "lib" / shared.name)
 
 
 def _strip(layout: Layout) -> None:
-    """Without symbols for debuggers: 20 MB less where the machine's own interpreter kept them."""
+    """Remove debug symbols: 20 MB less if the machine's own interpreter has them."""
     files = [layout.python, *(layout.home / "lib").glob("libpython*"), *layout.library.glob("lib-dynload/*.so")]
     subprocess.run(["strip", "--strip-unneeded", *map(str, files)], check=True)
 

@@ -1,4 +1,4 @@
-"""Where things are in the folder, and what no build may differ in: times and permissions."""
+"""The places in the folder, and what must be the same in every build: times and permissions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Layout:
-    """The places of a bundle. ``version`` is known once there is an interpreter in it."""
+    """The places in a bundle. ``version`` is known once it contains an interpreter."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -36,9 +36,9 @@ class Layout:
 
 
 def normalise(layout: Layout, epoch: int) -> None:
-    """One time for everything; 755 for folders and programs, 644 for all else; no empty folder, no link.
+    """Set one time for everything, 755 for folders and programs, and 644 for everything else; remove empty folders.
 
-    :raises RuntimeError: for a link: what copies a folder into an app's resources may lose it or follow it.
+    :raises RuntimeError: for a link: a tool that copies a folder into an app's resources may lose or follow it.
     """
     programs = {layout.launcher, layout.python}
     for folder, _, names in os.walk(layout.root, topdown=False):

@@ -1,8 +1,9 @@
-"""On Linux: the shared libraries that a bundle carries, and how its files find them.
+"""The shared libraries that a bundle contains on Linux, and how its files find them.
 
-Carried is what any file in the folder links to and the folder lacks, as far as this machine has it; but not the C
-library, which every machine has, nor a driver's, which must be the machine's own. The program's DT_RPATH leads to them:
-unlike DT_RUNPATH it holds for what is loaded later, and comes before LD_LIBRARY_PATH (which an AppImage sets).
+It contains the libraries that any file in the folder links to and the folder lacks, if this machine has them; but not
+the C library, which every machine has, nor a driver's libraries, which must be the machine's own. The program's
+DT_RPATH leads to them: unlike DT_RUNPATH, it also applies to libraries loaded later, and takes precedence over
+LD_LIBRARY_PATH (which an AppImage sets).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _SYSTEM = re.compile(
     r"(ld-linux.*|ld64|libc|libm|libdl|libpthread|librt|libutil|libresolv|libanl|libnss_.*|libthread_db|linux-vdso)\.so(\..*)?"
 )
-"""The C library's own."""
+"""The libraries of the C library itself."""
 _DRIVER = re.compile(
     r"(libcuda|libnvidia-.*|libnvcuvid|libGL.*|libEGL.*|libOpenCL|libvulkan|libhsa-.*|libamdhip64)\.so(\..*)?"
 )
@@ -38,7 +39,7 @@ def is_elf(path: Path) -> bool:
 
 
 def glibc(root: Path) -> str:
-    """The oldest glibc that has all that the files ask for, such as ``2.34``: what a machine needs at least."""
+    """Return the oldest glibc that has everything that the files need, such as ``2.34``."""
     found = [(2, 0)]
     for path in root.rglob("*"):
         if path.is_file() and is_elf(path):
@@ -47,13 +48,13 @@ def glibc(root: Path) -> str:
 
 
 def missing(needed: Iterable[str], present: Iterable[str]) -> set[str]:
-    """Of the names that files link to, those to look for on this machine."""
+    """Return those names that files link to that must be looked for on this machine."""
     names = {name for name in needed if not (_SYSTEM.fullmatch(name) or _DRIVER.fullmatch(name))}
     return names - set(present)
 
 
 def carry(layout: Layout, tools: Path) -> dict[str, Path]:
-    """Copy what is missing, until nothing is; returns name → the file on this machine that it is a copy of."""
+    """Copy libraries until none is missing; return name → the file on this machine that was copied."""
     patchelf = str(tools / "bin" / "patchelf")
     carried: dict[str, Path] = {}
     lacking: set[str] = set()
@@ -63,7 +64,7 @@ def carry(layout: Layout, tools: Path) -> dict[str, Path]:
             found = _find(name)
             if found is None:
                 lacking.add(name)
-                print(f"not on this machine, so not carried: {name}")
+                print(f"not on this machine, so not included: {name}")
             else:
                 carried[name] = found
                 copy = layout.home / "lib" / name
@@ -75,8 +76,8 @@ def carry(layout: Layout, tools: Path) -> dict[str, Path]:
 
 
 def _lead(patchelf: str, path: Path, layout: Layout, *, uses_carried: bool) -> None:
-    """Have the dynamic loader look in the bundle first. Of a wheel's files only those are changed whose DT_RUNPATH
-    would hide the program's path from them."""
+    """Make the dynamic loader look in the bundle first. A wheel's file is changed only if its DT_RUNPATH would hide the
+    program's path."""
     up = {
         layout.python.parent: "$ORIGIN/../lib",
         layout.home / "lib": "$ORIGIN",
@@ -91,7 +92,7 @@ def _lead(patchelf: str, path: Path, layout: Layout, *, uses_carried: bool) -> N
 def _needed(patchelf: str, path: Path) -> list[str]:
     try:
         return _run(patchelf, "--print-needed", str(path)).split()
-    except subprocess.CalledProcessError:  # an object without a dynamic section, such as a device's code
+    except subprocess.CalledProcessError:  # an object without a dynamic section, such as code for a device
         return []
 
 

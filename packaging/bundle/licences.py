@@ -1,4 +1,4 @@
-"""The licences of all that is in a bundle, in one folder, one folder a component."""
+"""The licences of everything in a bundle, in one folder, with a subfolder for each component."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 _NAMES = re.compile(r"(licen[cs]e|copying|notice|copyright|third.?party)", re.IGNORECASE)
 _CODE = frozenset({".py", ".pyi", ".pyc", ".so"})
 _APACHE = frozenset({"Apache-2.0", "Apache 2.0", "Apache License 2.0", "Apache Software License"})
-"""The names under which packages that bring no file mean the licence that is ours, too."""
+"""Names that packages without a licence file use for the licence that is also ours."""
 
 
 def gather(site: Path) -> None:
-    """Copy licences that a package keeps beside its code into its ``*.dist-info``, where it has none there. Which files
-    are its own is in what the installer noted, so this comes before ``packages.prune``.
+    """Copy licences that a package keeps next to its code into its ``*.dist-info`` if that has none. The installer's
+    record says which files belong to the package, so call this before ``packages.prune``.
     """
     for record in sorted(site.glob("*.dist-info/RECORD")):
         if any(_licences(record.parent)):
@@ -39,10 +39,10 @@ def gather(site: Path) -> None:
 
 
 def collect(layout: Layout, contents: list[Component], root: Path, python: Path) -> None:
-    """Copy them all into ``LICENSES/``, with an index.
+    """Copy all licences into ``LICENSES/``, with an index.
 
-    :param python: where the interpreter came from, which has its licence beside the standard library.
-    :raises RuntimeError: naming the components of which there is no licence.
+    :param python: where the interpreter came from, which has its licence next to the standard library.
+    :raises RuntimeError: naming the components without a licence.
     """
     lines: list[str] = []
     without: list[str] = []
@@ -77,13 +77,13 @@ def _files(each: Component, layout: Layout, root: Path, python: Path) -> Iterato
 
 
 def _licences(notes: Path) -> list[Path]:
-    """Those in a folder ``*.dist-info``: all that is called so, and all that lies where such files belong."""
+    """Return the licences in a ``*.dist-info`` folder: by their names, and by the folders where they belong."""
     found = [path for path in sorted(notes.rglob("*")) if path.is_file() and _NAMES.search(path.name)]
     return found + [path for path in sorted((notes / "licenses").rglob("*")) if path.is_file() and path not in found]
 
 
 def _free(folder: Path, name: str) -> Path:
-    """A name that is free there: two folders of a package may each have a LICENSE."""
+    """Return a name that is free there: two folders of a package may each have a LICENSE."""
     path, count = folder / name, 1
     while path.exists():
         count += 1

@@ -15,7 +15,7 @@ _TOOLS_HEAD = (
 
 
 def main() -> None:
-    """Resolve and write them."""
+    """Resolve and write the locks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--uv", required=True)
     uv = parser.parse_args().uv

@@ -1,4 +1,4 @@
-"""The Mach-O files in a folder, by what they are and not by their names; all of them must be signed."""
+"""The Mach-O files in a folder, recognized by content, not by name; all of them must be signed."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
 
 _THIN = {0xFEEDFACE: ">", 0xFEEDFACF: ">", 0xCEFAEDFE: "<", 0xCFFAEDFE: "<"}
 _FAT = frozenset({0xCAFEBABE, 0xCAFEBABF})
-_MOST_ARCHITECTURES = 30  # a class file of Java begins like a universal binary, with its version where the count is
+_MOST_ARCHITECTURES = 30  # a Java class file begins like a universal binary, with its version in place of the count
 _PROGRAM = 2  # MH_EXECUTE
 _CODE_SIGNATURE = 0x1D  # LC_CODE_SIGNATURE
 _WIDE = frozenset({0xFEEDFACF, 0xCFFAEDFE})
 
 
 def kind(path: Path) -> str | None:
-    """``program`` or ``library`` (a bundle and an object file count as one); None for what is no Mach-O file."""
+    """Return ``program`` or ``library`` (which includes bundles and object files); None if it is not a Mach-O file."""
     with path.open("rb") as file:
         head = file.read(4096)
         if len(head) >= 20 and int.from_bytes(head[:4], "big") in _FAT:
             if not 0 < int.from_bytes(head[4:8], "big") < _MOST_ARCHITECTURES:
                 return None
             wide = head[3] == 0xBF
-            (at,) = struct.unpack_from(">Q" if wide else ">I", head, 16)  # the first slice's place
+            (at,) = struct.unpack_from(">Q" if wide else ">I", head, 16)  # the offset of the first slice
             file.seek(at)
             head = file.read(4096)
     return _thin_kind(head)
@@ -40,9 +40,9 @@ def _thin_kind(head: bytes) -> str | None:
 
 
 def has_signature(path: Path) -> bool:
-    """Whether a thin Mach-O file has room for a signature: not whose it is, nor whether it holds (``codesign`` tells).
+    """Whether a thin Mach-O file has a place for a signature; ``codesign`` says whose it is and whether it is valid.
 
-    Wheels for Apple silicon bring one of nobody's (*ad hoc*), so that this is no proof that ours was made.
+    Wheels for Apple silicon have an *ad hoc* signature, so this does not prove that we signed the file.
     """
     data = path.read_bytes()
     order = _THIN.get(int.from_bytes(data[:4], "big"))
@@ -62,7 +62,7 @@ def has_signature(path: Path) -> bool:
 
 
 def inside_out(root: Path) -> list[tuple[Path, str]]:
-    """Every Mach-O file below ``root`` with its kind, in the order of signing: deeper ones before what is around them,
+    """Return every Mach-O file below ``root`` with its kind, in signing order: deeper ones before those around them,
     libraries before programs."""
     found: list[tuple[Path, str]] = []
     for folder, _, names in os.walk(root):

@@ -1,4 +1,4 @@
-"""The packages of a bundle: the locked ones from the index, our own from this checkout, less what is never imported."""
+"""The packages of a bundle: the locked ones from the index and our own, without files that are never imported."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from bundle.layout import Layout
 
 LEFT_OUT = frozenset({"hf-xet", "pygments", "markdown-it-py", "mdurl", "colorama", "cuda-toolkit"})
-"""Asked for by packages that work without them: our downloads are our own, no source or Markdown is shown, and
-``cuda-toolkit`` has no file, only the names of NVIDIA's other packages, which the lock has itself."""
+"""Required by packages that work without them: we have our own downloads, show no source or Markdown, and
+``cuda-toolkit`` has no files, only the names of NVIDIA's other packages, which are in the lock anyway."""
 _FOLDERS = frozenset({"tests", "test", "include", "__pycache__", "cmake", "f2py", "_pyinstaller", "sboms"})
 _SUFFIXES = frozenset({".pyi", ".pyx", ".pxd", ".c", ".h", ".hpp", ".cpp", ".a", ".lib", ".cmake", ".pth", ".typed"})
 _RECORDS = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"})
 _KEPT = ("torch/testing", "numpy/testing", "triton/")
-"""Below these, names that are left out elsewhere are part of the program."""
+"""Below these folders, names that are left out elsewhere are part of the program."""
 _ONLY = (
     *("PIL/_avif", "PIL/_imagingtk", "pillow.libs/libavif", "PIL/.dylibs/libavif"),
     *(f"bitsandbytes/libbitsandbytes_{other}" for other in ("cuda11", "cuda12", "rocm", "xpu")),
     *(f"nvidia/nvshmem/lib/nvshmem_{other}" for other in ("bootstrap_mpi", "bootstrap_pmi", "bootstrap_shmem")),
     *("nvidia/nvshmem/lib/nvshmem_transport_", "nvidia/cu13/lib/libcufile_rdma"),
 )
-"""Beginnings of single files: formats and windows that no picture of ours takes, devices and versions of CUDA that the
-locked torch is not for, and what reaches other machines of a cluster. The last two link to libraries that would be
-carried wherever the machine that builds happens to have them."""
+"""Prefixes of single files: picture formats and windows that we do not use, devices and CUDA versions that the locked
+torch is not for, and communication within a cluster. The last two link to libraries that would be included whenever
+the build machine happens to have them."""
 
 
 def wanted(lock: str) -> str:
-    """A lock without what is left out; an entry is a line with ``==`` and its lines of hashes."""
+    """Return a lock without the packages left out; an entry is a line with ``==`` and its lines of hashes."""
     entries = re.split(r"\n(?=[A-Za-z0-9])", lock)
     return "\n".join(entry for entry in entries if entry.partition("==")[0].strip().lower() not in LEFT_OUT)
 
@@ -53,7 +53,7 @@ def install(layout: Layout, lock: Path, tools: Path) -> None:
 
 
 def install_own(layout: Layout, root: Path, tools: Path, epoch: int) -> None:
-    """The wheel of this checkout, as an index would have it."""
+    """Build the wheel of this checkout, as it would be in an index."""
     with tempfile.TemporaryDirectory() as scratch:
         words = [_tool(tools, "python"), "-m", "hatchling", "build", "-t", "wheel", "-d", scratch]
         environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch)}
@@ -65,7 +65,7 @@ def install_own(layout: Layout, root: Path, tools: Path, epoch: int) -> None:
 
 
 def prune(site: Path) -> None:
-    """Delete tests, headers, types, what installers note, and single files that nothing loads."""
+    """Delete tests, headers, types, installers' records, and single files that nothing loads."""
     for folder, names, files in os.walk(str(site)):
         where = Path(folder).relative_to(site).as_posix()
         kept = where.startswith(_KEPT)
@@ -81,7 +81,7 @@ def prune(site: Path) -> None:
 
 
 def is_unused(path: str) -> bool:
-    """Whether a file, by its path below ``site-packages``, is left out."""
+    """Whether a file is left out, by its path below ``site-packages``."""
     name = path.rpartition("/")[2]
     if ".dist-info/" in path:
         return name in _RECORDS
@@ -91,15 +91,18 @@ def is_unused(path: str) -> bool:
 
 
 def compile_bytecode(layout: Layout) -> None:
-    """Bytecode for every module, which holds no time and no path of the machine that builds, and is never checked
-    against its source: the folder is read-only where it is used, and its hashes are in the list."""
+    """Compile every module to bytecode that contains no time and no path of the build machine, and is never checked
+    against its source: the folder is read-only where it is used, and the list has its hashes."""
     words = [str(layout.python), "-P", "-s", "-B", "-m", "compileall", "-q", "-s", str(layout.root), "-p", "/bundle"]
     words += ["--invalidation-mode", "unchecked-hash", str(layout.library)]
-    environment = {"PATH": os.environ.get("PATH", ""), "PYTHONHASHSEED": "0"}  # the order of sets is in the bytecode
+    environment = {
+        "PATH": os.environ.get("PATH", ""),
+        "PYTHONHASHSEED": "0",
+    }  # the order of sets ends up in the bytecode
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     failed = [line for line in done.stdout.splitlines() if line.startswith("***")]
     if failed:
-        print(f"without bytecode, being no Python of this version: {len(failed)} files", file=sys.stderr)
+        print(f"without bytecode, because they are not for this Python version: {len(failed)} files", file=sys.stderr)
 
 
 def _tool(tools: Path, name: str) -> str:

@@ -1,4 +1,4 @@
-"""The bill of materials of a bundle, in CycloneDX 1.6: packages, interpreter, carried libraries, the model inside."""
+"""The bill of materials of a bundle, in CycloneDX 1.6: packages, interpreter, included libraries, and the model."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import msgspec
 if TYPE_CHECKING:
     from bundle.layout import Layout
 
-_NAMESPACE = uuid.UUID("0b7f6a2e-6f2b-5b39-9f3c-1d6f0d7a4a55")  # ours, drawn once
+_NAMESPACE = uuid.UUID("0b7f6a2e-6f2b-5b39-9f3c-1d6f0d7a4a55")  # ours, generated once
 
 
 class Component(msgspec.Struct, frozen=True):
-    """One thing that is inside.
+    """One component of the bundle.
 
-    :param licence: an SPDX expression where the package gives one, else what it says of its licence in words.
-    :param notes: its folder ``*.dist-info``; for a carried library the file on the machine that it was copied from.
+    :param licence: an SPDX expression if the package has one, otherwise its own description of the licence.
+    :param notes: its folder ``*.dist-info``; for an included library, the file that was copied.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Component(msgspec.Struct, frozen=True):
 
 
 def components(layout: Layout, python: str, carried: dict[str, Path]) -> list[Component]:
-    """All that is inside, in order of name.
+    """Return all components, sorted by name.
 
     :param carried: name → file of this machine, as ``libraries.carry`` returns it.
     """
@@ -73,7 +73,7 @@ def _classified(classifiers: list[str] | None) -> str:
 
 @functools.cache
 def debian_package(path: Path) -> tuple[str, str]:
-    """The package of Debian that a file is of, and its version; two empty strings elsewhere."""
+    """Return the Debian package that a file belongs to, and its version; two empty strings elsewhere."""
     for place in (str(path), str(path).removeprefix("/usr")):
         try:
             owner = subprocess.run(["dpkg", "-S", place], capture_output=True, text=True, check=True).stdout
@@ -87,9 +87,9 @@ def debian_package(path: Path) -> tuple[str, str]:
 
 
 def document(contents: list[Component], target: str, engine: str, epoch: int) -> dict[str, Any]:
-    """The document, the same for the same contents.
+    """Build the document; the same contents give the same document.
 
-    :param epoch: seconds since 1970 that count as its time.
+    :param epoch: its time, in seconds since 1970.
     """
     known = [_component(each) for each in contents]
     subject = next(each for each in known if each["name"] == "locara-sidecar")

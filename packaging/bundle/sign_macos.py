@@ -1,13 +1,13 @@
-"""Signs a bundle on a Mac, has it notarised, and says what is not signed. **Never run on a Mac.**
+"""Signs a bundle on a Mac, has it notarised, and reports unsigned files. **Never run on a Mac.**
 
 Usage, on a Mac with Apple silicon, after ``make bundle``::
 
     PYTHONPATH=packaging .venv/bin/python -m bundle.sign_macos FOLDER --identity "Developer ID Application: …"
         [--sandboxed] [--notarise PROFILE] [--dry-run]
 
-``PROFILE`` is what ``xcrun notarytool store-credentials`` made; no password is asked for or passed. A folder cannot be
-stapled, only an app, a disk image or a package: the app that takes the folder in is signed after it, notarised as a
-whole and stapled (``--staple APP``). The hashes are listed anew, since signing changes files.
+``PROFILE`` was created by ``xcrun notarytool store-credentials``; no password is requested or passed. A folder cannot
+be stapled, only an app, a disk image or a package. So sign the app that contains the folder afterwards, notarise the
+whole app and staple it (``--staple APP``). The list of hashes is rewritten, since signing changes files.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ ENTITLEMENTS = Path(__file__).parent / "entitlements"
 
 
 def entitlements(*, sandboxed: bool) -> Path:
-    """Those of the programs: none for a plain app, and in an app of the App Sandbox the two that inherit it."""
+    """The programs' entitlements: none for a plain app; in the App Sandbox, the two that inherit the app's sandbox."""
     return ENTITLEMENTS / ("sandboxed.plist" if sandboxed else "plain.plist")
 
 
 def signing(root: Path, identity: str, *, sandboxed: bool) -> list[list[str]]:
-    """A line of ``codesign`` for each Mach-O file, in order. Libraries get no entitlements: they have those of the
-    program that loads them.
+    """Return a ``codesign`` command for each Mach-O file, in order. Libraries get no entitlements: they have those of
+    the program that loads them.
 
-    :raises RuntimeError: where there is nothing to sign, which is no bundle for macOS.
+    :raises RuntimeError: if there is nothing to sign, so this is not a bundle for macOS.
     """
     files = macho.inside_out(root)
     if not any(what == "program" for _, what in files):
-        raise RuntimeError(f"{root} holds no program of macOS")
+        raise RuntimeError(f"{root} contains no program for macOS")
     lines: list[list[str]] = []
     for path, what in files:
         words = ["codesign", "--force", "--timestamp", "--options", "runtime", "--sign", identity]
@@ -56,7 +56,7 @@ def signing(root: Path, identity: str, *, sandboxed: bool) -> list[list[str]]:
 
 
 def unsigned(root: Path) -> list[Path]:
-    """The Mach-O files whose signature does not hold, or which lack the hardened runtime, as ``codesign`` says."""
+    """Return the Mach-O files with an invalid signature, or without the hardened runtime, according to ``codesign``."""
     return [path for path, _ in macho.inside_out(root) if not _holds(path)]
 
 
@@ -69,24 +69,24 @@ def _holds(path: Path) -> bool:
 
 
 def is_hardened(shown: str) -> bool:
-    """Whether what ``codesign --display --verbose=2`` says names the hardened runtime and a certificate."""
+    """Whether the output of ``codesign --display --verbose=2`` names the hardened runtime and a certificate."""
     flags = next((line for line in shown.splitlines() if line.startswith("CodeDirectory ")), "")
     return "runtime" in flags and "\nAuthority=" in f"\n{shown}"
 
 
 def packing(root: Path, archive: Path) -> list[str]:
-    """Pack the folder as the notary wants it."""
+    """Pack the folder in the format that the notary service requires."""
     return ["ditto", "-c", "-k", "--keepParent", str(root), str(archive)]
 
 
 def submitting(archive: Path, profile: str) -> list[str]:
-    """Send it to be looked at; it waits for the answer, minutes or more."""
+    """Submit the archive and wait for the answer, which takes minutes or more."""
     words = ["xcrun", "notarytool", "submit", str(archive), "--keychain-profile", profile]
     return [*words, "--wait", "--output-format", "json"]
 
 
 def refusal(answer: str, profile: str) -> str | None:
-    """Return why the notary's answer is no acceptance, or None; ``notarytool`` ends with 0 whatever the answer is."""
+    """Return why the archive was not accepted, or None; ``notarytool`` exits with 0 whatever the answer is."""
     try:
         told = json.loads(answer)
         status, number = told["status"], told.get("id")
@@ -105,7 +105,7 @@ def _run(lines: Iterable[list[str]], *, dry: bool) -> None:
 
 
 def main() -> int:
-    """0 when all is signed; with ``--dry-run`` prints what would be done, on any system."""
+    """Return 0 if everything is signed; with ``--dry-run``, print what would be done, on any system."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--identity", required=True)

@@ -1,9 +1,9 @@
-"""Defines what the text encoders tell the transformer: one vector of WIDTH numbers for each prompt.
+"""Defines what the text encoders pass to the transformer: one vector of WIDTH numbers for each prompt.
 
 The vector is defined by the pictures, not by the text: its first numbers are the plain attributes (ground and shape
 colours, place, size, style, kind of shape), the others the principal components of the thing's three pictures, coarsest
 first. So the transformer can be trained before the text encoders, things that look alike have similar vectors,
-and the text encoders learn to say what a thing looks like. The empty prompt is the vector of zeros.
+and the text encoders learn to describe what a thing looks like. The empty prompt is the vector of zeros.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from pocket_model.scenes import Scene
 
 WIDTHS = (192, 256)
-"""The two text encoders' projected widths; the first says the first part."""
+"""The two text encoders' projected widths; the first encoder outputs the first part."""
 WIDTH = sum(WIDTHS)
 _PLAIN = 2 + 3 + 3 + len(STYLES) + len(SHAPES) + 3 + 3
-"""Said anything, is a thing; ground; its brightness, warmth; style; shape; colour; x, y, extent."""
+"""Whether the prompt says anything, and names a thing; ground; its brightness, warmth; style; shape; colour; x, y,
+extent.
+"""
 STYLE = slice(8, 8 + len(STYLES))
 """Where the style is."""
 ATTRIBUTES = 32

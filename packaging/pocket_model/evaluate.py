@@ -4,7 +4,7 @@
     python -m pocket_model.evaluate FOLDER --exact
     python -m pocket_model.evaluate --check-judge
 
-With ``--exact`` the transformer is given the vectors that the text encoders should say: what is still wrong then is its
+With ``--exact`` the transformer gets the vectors that the text encoders should output: what is still wrong then is its
 own fault, the rest is theirs.
 
 Sets: ``things`` (captions as in training, vague ones included, of pairs that training may have seen), ``new pairs``
@@ -75,7 +75,7 @@ def generate(
 
 
 def embeddings(codes: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The pipeline's arguments for vectors [n, WIDTH] instead of prompts; the text tokens' values are of no account."""
+    """The pipeline's arguments for vectors [n, WIDTH] instead of prompts; the text tokens' values do not matter."""
     tokens, empty = codes.new_zeros(len(codes), CONTEXT_LENGTH, WIDTH), torch.zeros_like(codes)
     return {
         "prompt_embeds": tokens,
@@ -118,7 +118,7 @@ def shape_captions(count: int, full: bool) -> list[Caption]:
 
 
 def mark_thing(score: Score, judge: Judge, caption: Caption, picture: np.ndarray) -> int:
-    """Adds a picture's marks; returns the nearest training picture's thing."""
+    """Adds a picture's marks; returns the thing of the nearest training picture."""
     assert caption.scene is not None
     assert caption.scene.thing is not None
     seen = judge.look(picture)
@@ -132,7 +132,7 @@ def mark_thing(score: Score, judge: Judge, caption: Caption, picture: np.ndarray
 
 
 def mark_shape(score: Score, caption: Caption, picture: np.ndarray) -> bool:
-    """Adds a picture's marks for a coloured shape, also of what is unsaid. Whether all are right."""
+    """Adds a picture's marks for a coloured shape, including unstated attributes. Returns whether all are right."""
     assert caption.scene is not None
     assert caption.scene.shape is not None
     wanted, seen = caption.scene.shape, look_shape(picture)
@@ -180,7 +180,7 @@ def beside(picture: np.ndarray, judge: Judge, pictures: np.ndarray) -> np.ndarra
 
 
 def main() -> None:
-    """Prints the figures of the model card."""
+    """Prints the figures in the model card."""
     parser = places.parser(__doc__)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--check-judge", action="store_true")

@@ -20,7 +20,7 @@ BORDER = 4
 DIFFERENT = 45.0
 """Distance in RGB from the ground from which a pixel belongs to a thing."""
 LEAST_SHARE = 0.004
-"""The share of pixels: if fewer differ from the ground, a picture is blank. The thinnest thing has three times that."""
+"""If a smaller share of pixels differs from the ground, a picture is blank. The thinnest thing has three times this."""
 _COARSE, _FINE = 32, 64
 
 

@@ -1,8 +1,8 @@
 """The transformer: SD3.5's, in diffusers' layout, with one context token in training instead of 33 equal ones.
 
-The pooled vector has all that a prompt says. The context embedding's weights are zero, so every token of the text
-sequence enters as the same learnt vector, whatever the text; equal tokens stay equal through all blocks, and n equal
-tokens in an attention are one token whose logit is raised by log n. Training uses that: it computes one.
+The pooled vector contains everything that a prompt says. The context embedding's weights are zero, so every token of
+the text sequence enters as the same learnt vector, whatever the text; equal tokens stay equal through all blocks, and n
+equal tokens in an attention are one token whose logit is raised by log n. Training uses that: it computes one.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def stage_options(about: str | None, steps: int, seed: int) -> argparse.Namespac
 
 
 class Checkpoints:
-    """Saves a stage's state now and then, at its end, and when the process is told to stop (SIGTERM, SIGINT).
+    """Saves a stage's state now and then, at its end, and when the process is stopped (SIGTERM, SIGINT).
 
     Writes ``WORK/<stage>.pid`` too: ``kill -STOP`` and ``kill -CONT`` pause a stage, ``kill`` ends it.
     """
@@ -65,7 +65,7 @@ class Checkpoints:
         return torch.load(self._file) if self._file.exists() else None
 
     def after_step(self, state: Callable[[], dict[str, Any]], *, last: bool = False) -> None:
-        """Saves if it is time to; leaves the program if it was told to stop."""
+        """Saves if it is time to; ends the program if it was stopped."""
         if not (last or self._stopped or time.monotonic() - self._saved > CHECKPOINT_SECONDS):
             return
         new = self._file.with_suffix(".new")

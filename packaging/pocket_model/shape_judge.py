@@ -99,7 +99,7 @@ def _shape(alpha: np.ndarray, cx: float, cy: float, extent: float) -> tuple[str,
 
 @dataclass
 class Score:
-    """Counts of what was asked and what was right, by attribute."""
+    """Counts of what was requested and what was right, by attribute."""
 
     right: dict[str, int]
     asked: dict[str, int]
@@ -113,7 +113,7 @@ class Score:
         self.right[attribute] = self.right.get(attribute, 0) + right
 
     def share(self, attribute: str) -> float:
-        """Share right, in 0…1, of those asked."""
+        """The share of the requested ones that were right, in 0…1."""
         return self.right[attribute] / self.asked[attribute]
 
     def __str__(self) -> str:

@@ -3,7 +3,7 @@
     python -m pocket_model.show [--work WORK] --to sheet.png [--steps 10] [--guidance 2] [--shift 1] [PROMPT ...]
 
 Without prompts it draws sixty random captions. With ``--exact``, for use before the text encoders are trained, the
-vectors are those that they will learn; until the autoencoder is trained, latents are decoded linearly.
+vectors are those that they will learn to output; until the autoencoder is trained, latents are decoded linearly.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The whole training in one command, which continues where it was: start it again after every stop.
+"""The whole training in one command, which resumes where it stopped: start it again after every stop.
 
     python -m pocket_model.train [--work WORK] [--one-core]
 

@@ -1,8 +1,8 @@
-"""Trains the two text encoders to say a prompt's vector (``codes``); continues from its checkpoint by itself.
+"""Trains the two text encoders to output a prompt's vector (``codes``); resumes from its checkpoint automatically.
 
     python -m pocket_model.train_text [--work WORK] [--steps N]
 
-Each encoder's projected pooled vector is one part of the vector: the first says the plain attributes and the coarse
+Each encoder's projected pooled vector is one part of the vector: the first has the plain attributes and the coarse
 looks of the thing, the second the finer looks. Writes ``WORK/tokenizer`` and both encoders' folders.
 """
 
@@ -33,12 +33,12 @@ STEPS, BATCH = 6000, 128
 RATE, WARM_UP, COOL_DOWN = 1.5e-3, 200, 0.4
 ATTRIBUTE_WEIGHT = 15.0
 PRACTICE_SHARE, PRACTICE_EVERY = 0.3, 200
-"""How much of a batch is practice of what is understood worst, and after how many steps that is found out again."""
+"""The share of a batch that practises what is understood worst, and after how many steps that is measured again."""
 LAYERS, ACTIVATIONS = (2, 2), ("quick_gelu", "gelu")
 STYLE_LOUDNESS = 1.15
-"""How much louder than learnt the shipped encoder says the style, which is right more often then."""
+"""The factor by which the shipped encoder amplifies the learnt style; the style is then right more often."""
 DONE = "text.done"
-"""The file that says that the encoders are finished: from then on the transformer is trained on their output, too."""
+"""The file that marks the encoders as finished: from then on the transformer is trained on their output, too."""
 FOLDERS = ("text_encoder", "text_encoder_2")
 EMA = 0.99
 
@@ -65,13 +65,13 @@ def build_text_encoder(
 
 
 def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """[n, up to 32] ids: what follows the longest text's end mark is left out, because the attention is causal."""
+    """[n, up to 32] ids: nothing after the longest text's end mark is needed, because the attention is causal."""
     ids = tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
     return ids[:, : int((ids == tokenizer.eos_token_id).int().argmax(1).max()) + 1]
 
 
 def say_style_louder(encoder: CLIPTextModelWithProjection, times: float) -> None:
-    """Have the first encoder say the style so many times as loudly as it has learnt to."""
+    """Make the first encoder amplify the style that it has learnt by this factor."""
     with torch.no_grad():
         rows = encoder.text_projection.weight[STYLE]
         rows.copy_(rows.float() * times)
@@ -102,7 +102,7 @@ def pooled(encoders: list[CLIPTextModelWithProjection], ids: Tensor) -> Tensor:
 
 
 def targets(captions: list[Caption], all_looks: np.ndarray) -> Tensor:
-    """[n, WIDTH]: what the encoders should say."""
+    """[n, WIDTH]: what the encoders should output."""
     rows = [np.zeros(WIDTH, np.float32) if c.scene is None else code(c.scene, all_looks) for c in captions]
     return torch.from_numpy(np.stack(rows))
 
@@ -147,7 +147,7 @@ class Practice:
         """Of each phrase: the error of its looks, 1 before the first examination."""
 
     def examine(self, encoders: list[CLIPTextModelWithProjection], tokenizer: CLIPTokenizer) -> None:
-        """Finds out how well each phrase is understood when it stands alone."""
+        """Measures how well each phrase is understood on its own."""
         texts = [f"{phrase}s" if plural else phrase for phrase, plural in self._asked]
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             said = [pooled(encoders, tokenise(tokenizer, texts[i : i + 256])) for i in range(0, len(texts), 256)]
@@ -155,7 +155,7 @@ class Practice:
         self.errors = errors.double().numpy()
 
     def captions(self, rng: np.random.Generator, count: int) -> list[Caption]:
-        """Training captions, worded as any."""
+        """Training captions, in ordinary wording."""
         made: list[Caption] = []
         share = self.errors / self.errors.sum()
         while len(made) < count:

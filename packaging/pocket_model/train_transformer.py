@@ -1,9 +1,9 @@
-"""Trains the transformer by rectified flow; continues from its checkpoint by itself.
+"""Trains the transformer by rectified flow; resumes from its checkpoint automatically.
 
     python -m pocket_model.train_transformer [--work WORK] [--steps N]
 
 Needs nothing but the pictures: the latents are linear in the pixels (``latents``) and the prompts' vectors are defined
-by the pictures (``codes``). Once the text encoders are finished, half of the vectors are what they say. The network
+by the pictures (``codes``). Once the text encoders are finished, half of the vectors are their output. The network
 sees ``(1 - t) x + t noise`` and predicts ``noise - x``. Every step has its own seed, so a resumed run equals one that
 was never stopped.
 """
@@ -37,8 +37,8 @@ BATCH, STEPS = 32, 30_000
 PEAK_RATE, WARM_UP, COOL_DOWN = 1e-3, 300, 0.3
 TIME_SPREAD = 1.3  # of the logit of t
 TIME_MEANS = ((0, 0.8), (1200, 1.4), (7_000, 0.9))
-"""From which step on the logit of t has which mean. What a picture shows is decided at high noise, where it must be
-read from the vector; that takes longest to learn."""
+"""The mean of the logit of t from each step on. At high noise the content of a picture is decided, which must be read
+from the vector; that takes longest to learn."""
 EMPTY_SHARE = 0.08
 TEXT_SHARE = 0.5
 CAPTION_SHARES = {"thing_share": 0.8, "style_share": 0.7}
@@ -49,7 +49,7 @@ PAIR_WEIGHT = 4.0
 """Weight of the error in what makes two styles of one thing different: it is small against all that they share."""
 SIBLINGS = {"flat": "3d", "3d": "flat"}
 SIBLING_SHARE = 0.75
-"""How often a pair is of the two styles with one outline, which are the ones mistaken for each other."""
+"""How often a pair consists of the two styles with the same outline, which are the ones mistaken for each other."""
 CODE_NOISE = 0.1
 """Deviation of noise on the vectors, so that the text encoders need not be exact."""
 EMA = 0.999
@@ -87,8 +87,8 @@ def in_another_style(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def pair_loss(errors: torch.Tensor, rows: int) -> torch.Tensor:
-    """[n, ...] errors to one number: how far the last ``rows`` differ from the ``rows`` before them otherwise than the
-    truth does. Both of a pair saw the same noise, so what is left is what tells their styles apart.
+    """[n, ...] errors to one number: how much the difference between the last ``rows`` and the ``rows`` before them
+    deviates from the true one. Both of a pair saw the same noise, so what is left is the difference of their styles.
     """
     first, second = errors[-2 * rows : -rows], errors[-rows:]
     return (first - second).square().mean()

@@ -2,10 +2,10 @@
 
     python -m pocket_model.unpack FOLDER [--work WORK] --step N --text-step N
 
-Writes ``WORK/autoencoder``, the text side, ``WORK/transformer.pt`` and ``WORK/text.pt`` at the steps said, and, from
-pictures that ``pictures`` has rendered, the map of the latents that the autoencoder has learnt: fitted again, it might
-be different. What was shipped are moving averages in bfloat16, without optimisers: training continues from them, not as
-if never stopped.
+Writes ``WORK/autoencoder``, the text side, ``WORK/transformer.pt`` and ``WORK/text.pt`` at the given steps, and, from
+pictures that ``pictures`` has rendered, the map of the latents that the autoencoder has learnt: a new fit might
+differ. The shipped weights are moving averages in bfloat16, without optimisers: training continues from them, not as
+if it had never stopped.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m pocket_model.words [--work WORK] [WORD ...]
 
-A phrase means a thing if it is its name, stands in ALIASES, or is a keyword of so few things that the best of them is
+A phrase means a thing if it is its name, is in ALIASES, or is a keyword of so few things that the best of them is
 clear. The best is what is trained; the judge accepts others of the same group that have the phrase in their name.
 """
 

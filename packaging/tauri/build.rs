@@ -1,4 +1,4 @@
-//! Writes a permission for each command of the table, and tells apps of all permissions.
+//! Writes a permission for each command of the table, and makes all permissions known to apps.
 
 #[allow(dead_code)]
 #[path = "src/commands.rs"]

@@ -53,7 +53,7 @@ for try await line in output.fileHandleForReading.bytes.lines {
         try generate(4, channel: nil, options: ["steps": 0])
     case 4:
         print("error: \(fault?["kind"] ?? "") at \(fault?["path"] ?? "")")
-        try input.fileHandleForWriting.close()  // which ends the sidecar
+        try input.fileHandleForWriting.close()  // this ends the sidecar
     default: break
     }
 }

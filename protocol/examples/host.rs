@@ -1,5 +1,5 @@
 // A host in Rust with its standard library: rustc --edition 2021 host.rs && ./host FOLDER [COMMAND …]
-// There is no JSON in that: `member` is the value of the first one of its name, which does for what is asked here.
+// It has no JSON parser: `member` returns the first member of that name, which is enough for this program.
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
@@ -20,7 +20,7 @@ fn member<'a>(line: &'a str, name: &str) -> Option<&'a str> {
 fn main() -> std::io::Result<()> {
     let mut command: Vec<String> = std::env::args().skip(1).collect();
     let folder = command.remove(0);
-    command.extend(["locara-sidecar", "serve"].map(String::from)); // what follows a command of the user's own is cut off
+    command.extend(["locara-sidecar", "serve"].map(String::from)); // cut off if the user named a command
     command.truncate(2.max(command.len() - 2));
     let mut sidecar = Command::new(&command[0]).args(&command[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut stdin = sidecar.stdin.take().expect("piped");
@@ -55,6 +55,6 @@ fn main() -> std::io::Result<()> {
             _ => {}
         }
     }
-    drop(stdin); // which ends the sidecar
+    drop(stdin); // this ends the sidecar
     sidecar.wait().map(|_| ())
 }

@@ -12,7 +12,7 @@ manifest='{"schema": "locara/v1", "name": "example", "publisher": "example", "ve
   "modalities": ["text-to-image"], "capabilities": {"models": ["pocket"], "fs": {"user-folder": "write"}}}'
 prompt="a large yellow star in the center of a blue background"
 
-# send ID METHOD PARAMS; without an ID it is a notification
+# send ID METHOD PARAMS: with an empty ID it is a notification
 send() {
   jq -nc --arg id "$1" --arg method "$2" --argjson params "$3" \
     '{jsonrpc: "2.0"} + (if $id == "" then {} else {id: ($id | tonumber)} end) + {method: $method, params: $params}' >&4
@@ -27,7 +27,7 @@ send 1 initialize "$(jq -nc --argjson manifest "$manifest" --arg folder "$folder
   '{protocolVersion: 1, clientInfo: {name: "example", version: "1.0.0"}, $manifest, grants: {"user-folder": $folder}}')"
 
 while IFS= read -r line <&3; do
-  # what it is, and what of it is shown, in words
+  # its kind, and the values to show, as words
   said=$(jq -r 'if .params.message then .params as {$channel, $message} | $message |
       select(.phase == "denoising" and .step > 0) | "step \($channel) \(.step) \(.steps) \(.preview.data // "")"
     elif .id then "answer \(.id) \(.result.images[0].path? // "") \(.error.data.kind // "") \(.error.data.path // "")"

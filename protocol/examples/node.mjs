@@ -1,4 +1,4 @@
-// A host in Node with nothing but what it brings: node node.mjs FOLDER [COMMAND …]
+// A host in Node, using only its built-in modules: node node.mjs FOLDER [COMMAND …]
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 
@@ -19,7 +19,7 @@ const clientInfo = { name: "example", version: "1.0.0" };
 const session = { protocolVersion: 1, clientInfo, manifest, grants: { "user-folder": folder } };
 const prompt = "a large yellow star in the center of a blue background";
 
-// What each answer leads to; a call's messages come on the channel that it names.
+// What each answer triggers; a call's messages come on the channel that it names.
 const first = { steps: 4, output: { path: "star.png" } };
 const answers = {
   1: () => send({ id: 2, method: "image.generate", params: { prompt, channel: 1, options: first } }),
@@ -33,7 +33,7 @@ const answers = {
   },
   4: (_, error) => {
     console.log(`error: ${error.data.kind} at ${error.data.path}`);
-    sidecar.stdin.end(); // which ends the sidecar
+    sidecar.stdin.end(); // this ends the sidecar
   },
 };
 

@@ -173,7 +173,7 @@ class Warning(Result, frozen=True):
 
 
 class GenerateResult(Result, frozen=True):
-    """``peak_memory_bytes``: the engine process's peak so far as the operating system measures it;
+    """``peak_memory_bytes``: the engine process's peak so far, as measured by the operating system;
     ``peak_allocated_bytes``: the peak of its arrays alone, if its allocator tracks it (MLX).
     """
 

@@ -170,7 +170,7 @@ class Model(Result, frozen=True):
 
 
 class ModelsListResult(Result, frozen=True):
-    """``free_bytes``: what may still be written where models are kept, if there is a model and the system tells."""
+    """``free_bytes``: how much space is left for models, if there is a model and the system reports it."""
 
     models: list[Model]
     free_bytes: int | UnsetType = UNSET
@@ -193,7 +193,7 @@ class VerifyResult(Result, frozen=True):
 
 
 class LoadResult(Result, frozen=True):
-    """A model that is loaded in the engine. ``memoryBytes``: what the engine takes with it."""
+    """A model that is loaded in the engine. ``memoryBytes``: what the engine uses with it loaded."""
 
     model: str
     engine: str

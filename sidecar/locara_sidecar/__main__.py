@@ -9,7 +9,7 @@ import sys
 
 def main() -> None:
     """Run the command that the arguments name; ``serve`` if they name none."""
-    parent = os.getppid()  # first of all: if the host dies from here on, the watch notices, whenever it begins
+    parent = os.getppid()  # first of all, so that the watch notices even a host that dies before the watch begins
     serves = sys.argv[1:2] in ([], ["serve"]) or sys.argv[1].startswith("-")
     try:
         _main(parent, serves=serves)

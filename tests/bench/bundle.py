@@ -1,4 +1,4 @@
-"""``make bench-bundle``: from spawn to first answer, for the folder that an app ships and for a virtual environment.
+"""``make bench-bundle``: time from spawn to first answer, for the folder that an app ships and a virtual environment.
 
 They take turns, so that other work on the machine affects both. Prints both medians and their ratio, whose goal is
 1.2, and the same for processor time, which a busy machine changes less.

@@ -1,9 +1,8 @@
-"""Drawing while other programs want the processor, beside plain diffusers under the same load.
+"""Drawing while other programs use the processor, compared with plain diffusers under the same load.
 
 A desktop is never idle. The other programs are endless loops at the usual priority: none, one, and one for each core.
-Both sides draw the same picture, turn by turn, and each goes first as often as the other. The quiet turns come before
-all others: how the engine's threads wait is chosen from what the machine was like, some seconds ago
-(:mod:`.torch_engine.waiting`).
+Both sides draw the same picture, alternately, and each goes first as often as the other. The quiet turns come first:
+how the engine's threads wait depends on the machine's load some seconds ago (:mod:`.torch_engine.waiting`).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Direct:
     """Draws with plain diffusers in float32, in a child process that keeps the model loaded.
 
-    :param model: the model's catalogue entry; its defaults are drawn with.
+    :param model: the model's catalogue entry, whose defaults are used.
     :param folder: the model, in diffusers' layout.
     """
 

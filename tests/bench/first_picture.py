@@ -3,7 +3,8 @@
     python -m bench.first_picture [--engine mlx|torch] [--rounds N]
 
 Each round is a new daemon and a new engine; nothing is downloaded. The rows are medians of the rounds, except for the
-fastest whole. On a machine that others use, only the fastest says something, and that not much.
+fastest whole. On a machine that
+others use, only the fastest means something, and not much.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ PHASES = {"loadMs": "loading", "encodeMs": "encoding", "denoiseMs": "denoising",
 
 
 def drawn(engine: str) -> dict[str, float]:
-    """Draw one picture with a new daemon: the seconds of it all, and of its parts."""
+    """Draw one picture with a new daemon; return the seconds of the whole, and of its parts."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         with host(Path(folder), "--engine", engine) as sidecar:

@@ -28,8 +28,8 @@ Call = Callable[..., Any]
 
 
 class _Trace:
-    """What is being traced: ``marks`` are nodes by the number of their mark, ``depth`` counts functions inside each
-    other, ``compiled`` those that are compiled."""
+    """The current trace: ``marks`` are nodes by the number of their mark, ``depth`` counts nested functions,
+    ``compiled`` those that are compiled."""
 
     def __init__(self) -> None:
         self.marks: list[Node] = []

@@ -3,7 +3,7 @@
     python tests/bench/layout.py [--device cpu|cuda|mps] [--size N] [--rounds N]
 
 Times one call of SDXL's UNet (without guidance, as SDXL Lightning runs), one encode and one decode of its autoencoder
-and a decode of a tiny one, each with the convolutions' kernels in torch's own layout and channels-last, in turns, in
+and a decode of a tiny one, each with the convolutions' kernels in torch's own layout and channels-last, alternately, in
 bfloat16. The ratio is channels-last over the other: below 1 it pays. ``torch_engine/tensors/weights.py`` decides where
 it is on. Memory is a call's peak without the weights; on a CPU it is read from Linux. Prints one row per part, then one
 line of JSON.
@@ -52,7 +52,7 @@ def random_part(kind: str, config: dict[str, Any], device: str) -> nn.Module:
 
 
 def set_layout(part: nn.Module, layout: torch.memory_format) -> None:
-    """Lay the kernels out as ``weights.py`` does; activations follow their layout."""
+    """Give the kernels the layout that ``weights.py`` uses; activations follow it."""
     for module in part.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=layout)

@@ -1,4 +1,4 @@
-"""A graph of MLX 0.32: its nodes, where its arrays lie, and which nodes ``mlx/compile.cpp`` makes one kernel of.
+"""A graph of MLX 0.32: its nodes, the layout of its arrays, and which nodes ``mlx/compile.cpp`` fuses into one kernel.
 
 What the kernels cost is in ``metal_rules.py``.
 """
@@ -23,7 +23,7 @@ _DEEPEST, _MOST_INPUTS = 11, 24
 
 @dataclass
 class Node:
-    """One primitive: its name in MLX, its arguments, the names of the arrays that go in and come out."""
+    """One primitive: its name in MLX, its arguments, and the names of its input and output arrays."""
 
     kind: str
     arguments: list[Any]
@@ -43,8 +43,8 @@ class Graph:
 
 @dataclass
 class Array:
-    """Shape, type and where it lies: strides in numbers, 0 along what is repeated. ``memory``: the name of the array
-    whose memory it is a view of. ``constant``: the same in every call."""
+    """Shape, type and layout: strides in elements, 0 along repeated axes. ``memory``: the name of the array whose
+    memory it views. ``constant``: the same in every call."""
 
     shape: tuple[int, ...]
     dtype: mx.Dtype
@@ -58,7 +58,7 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Size of the numbers that are there, each counted once."""
+        """Size of the distinct elements, each counted once."""
         return math.prod(n for n, stride in zip(self.shape, self.strides, strict=True) if stride) * self.dtype.size
 
     @property
@@ -77,7 +77,7 @@ class Array:
 
 
 def rows(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of an array whose last axis lies together."""
+    """Strides of an array whose last axis is contiguous."""
     strides = [1] * len(shape)
     for i in range(len(shape) - 2, -1, -1):
         strides[i] = strides[i + 1] * shape[i + 1]
@@ -85,7 +85,7 @@ def rows(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def viewed(array: Array, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the strides that give the same memory another shape; None if it must be copied."""
+    """Return strides that give the same memory another shape; None if it must be copied."""
     runs: list[list[int]] = []  # [numbers, stride] of what lies evenly, from the outside
     for n, stride in zip(array.shape, array.strides, strict=True):
         if n == 1:

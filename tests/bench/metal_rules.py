@@ -62,7 +62,7 @@ class Count:
 
 
 class Ledger:
-    """Walks over a graph, knows where each array lies, and writes down what each kernel costs.
+    """Walks over a graph, tracks the layout of each array, and records the cost of each kernel.
 
     :param arrays: all arrays of the graph by name; outputs of nodes get their strides here.
     """
@@ -89,7 +89,7 @@ class Ledger:
                 self._other(node)
 
     def _compiled(self, node: Node, inner: Graph) -> None:
-        """A compiled function, on the arrays as they lie where it is called."""
+        """A compiled function, on arrays in their layout at the call."""
         for ours, theirs in zip(node.inputs, inner.inputs, strict=True):
             given = self._arrays[ours]
             memory = f"outside {given.memory}"
@@ -101,8 +101,8 @@ class Ledger:
             self._arrays[ours].strides = inner.arrays[theirs].strides
 
     def _pay(self, why: str, read: list[str], written: list[str], *, kernels: int = 1, copied: bool = False) -> None:
-        """Enter a kernel. Views of one memory are read once: what the second one wants is in the cache. A single number
-        counts as none: it is a constant of the kernel."""
+        """Record a kernel. Views of the same memory are read once: the second read hits the cache. A scalar does not
+        count: it is a constant of the kernel."""
         self._count.kernels[why] += kernels
         read_of: dict[str, int] = {}
         for name in read:
@@ -125,7 +125,7 @@ class Ledger:
         self._count.types[_type(dtype)] += int(size)
 
     def _copy(self, node: Node, name: str) -> None:
-        """``name`` is laid in rows before the node's kernel takes it."""
+        """``name`` is made contiguous before the node's kernel reads it."""
         self._pay(f"Copy for {node.kind}", [name], [], copied=True)
         array = self._arrays[name]
         size = math.prod(array.shape) * array.dtype.size
@@ -248,7 +248,7 @@ class Ledger:
         self._pay("SliceUpdate", [node.inputs[0], node.inputs[1]], node.outputs, kernels=2, copied=True)
 
     def _pad(self, node: Node) -> None:
-        """The result is filled first, then written into."""
+        """The result is filled first, and then written to."""
         self._pay("Pad", node.inputs[:1], node.outputs, kernels=2, copied=True)
         self._extra("Pad", self._arrays[node.inputs[0]].bytes, self._arrays[node.inputs[0]].dtype)
 
@@ -266,7 +266,7 @@ class Ledger:
             self._pay("Copy for Contiguous", node.inputs, node.outputs, copied=True)
 
     def _kernel(self, node: Node) -> None:
-        """A kernel of our own. MLX lays its inputs in rows first, where they are not."""
+        """One of our own kernels. MLX first makes its inputs contiguous if they are not."""
         for name in node.inputs:
             if not self._arrays[name].in_rows:
                 self._copy(node, name)

@@ -38,7 +38,7 @@ def step(
     side: int = 128,
     dtype: mx.Dtype = mx.bfloat16,
 ) -> tracing.Count:
-    """A step of ``model``: ``answer(rows, by)`` is the model's, ``by`` is given to it, not made in it."""
+    """A step of ``model``: ``answer(rows, by)`` calls the model; ``by`` is an input, not computed within."""
     from locara_sidecar.engine.mlx_engine.families import sampling
 
     tracing.weightless(model, dtype)
@@ -61,7 +61,7 @@ def refilled(tree: Any, values: Any) -> Any:
 
 
 def quantized(model: Any, bits: int | None) -> Any:
-    """Return the model quantized to so many bits, as the engine loads it."""
+    """Return the model quantized to that many bits, as the engine loads it."""
     from locara_sidecar.engine.mlx_engine.tensors.quantize import AffineQuantizer
 
     if bits is not None:
@@ -181,12 +181,12 @@ def trust_own_kernels() -> None:
     from bench.operations import KLEIN
     from locara_sidecar.engine.mlx_engine.denoisers.flux import FluxConfig
     from locara_sidecar.engine.mlx_engine.denoisers.zimage import ZImageConfig
-    from locara_sidecar.engine.mlx_engine.kernels import group_statistics, turned_heads
+    from locara_sidecar.engine.mlx_engine.kernels import group_statistics, rotated_heads
 
     for dtype in (mx.bfloat16, mx.float16):
         group_statistics.trust(dtype)
-        for heads in filter(None, (config.turned_heads for config in (FluxConfig(), KLEIN, ZImageConfig()))):
-            turned_heads.trust(turned_heads.Use(dtype, *heads))
+        for heads in filter(None, (config.rotated_heads for config in (FluxConfig(), KLEIN, ZImageConfig()))):
+            rotated_heads.trust(rotated_heads.Use(dtype, *heads))
 
 
 CASES: dict[str, Callable[[], tracing.Count]] = {
@@ -218,7 +218,7 @@ FIGURES = {
 
 
 def table(counts: dict[str, tracing.Count]) -> list[str]:
-    """Lines of a Markdown table: ours, and the ratio of ours to each peer in brackets behind the peer's."""
+    """Lines of a Markdown table: our figures and each peer's, followed by the ratio of ours to it in brackets."""
     peers = ("mflux", "mlx-examples", "DiffusionKit")
     lines = ["| | | ours | " + " | ".join(peers) + " |", "|" + "---|" * 6]
     for case, count in counts.items():

@@ -1,9 +1,9 @@
-"""How much work the MLX engine gives to the device for one step, against what the architecture needs.
+"""How much work the MLX engine gives to the device for one step, compared with what the architecture needs.
 
 The models are built in their true configurations, with weights that are not computed; one call is traced at 1024 x 1024
 without running it, and every matrix product, convolution and attention in the graph is counted. What the architecture
-needs follows from its configuration by formulas that know nothing of the engine. A ratio above 1 is waste; below 1,
-work that the engine does once for all steps. Times say little on a machine without Metal; this shows waste on any.
+needs is computed from its configuration by formulas that are independent of the engine. A ratio above 1 is waste; below
+1, work that the engine does once for all steps. Times say little on a machine without Metal; this shows waste on any.
 
 What is computed once for all steps (modulation, the text's keys and values) is reported separately, per step.
 Graphs are counted in a real run of the tiny models: how often a step hands work to the device.
@@ -110,7 +110,7 @@ def flux2_needs(config: Flux2Config, words: int, references: int = 0) -> Work:
 
 
 def zimage_needs(config: ZImageConfig, words: int) -> Work:
-    """``words``: a multiple of 32. Their refinement knows no time and is needed once, so it is no part of a step."""
+    """``words``: a multiple of 32. Refining does not depend on time and happens once, so it is not part of a step."""
     d, patch, hidden = config.dim, 4 * config.in_channels, config.hidden
     tokens = PATCHES + words
 

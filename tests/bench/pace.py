@@ -1,7 +1,7 @@
-"""What it costs to be able to stop inside a step: the MLX engine evaluates a step in groups of blocks (``pace.py``)
+"""The cost of being able to stop inside a step: the MLX engine evaluates a step in groups of blocks (``pace.py``)
 instead of as a whole.
 
-For each architecture, synthetic models of the real depth make the same call in groups and as a whole, in turns;
+For each architecture, synthetic models of the real depth make the same call in groups and as a whole, alternately;
 figures are medians over the pairs. Submitting a group costs a fixed time, whatever its blocks compute. So it is
 measured where it shows most, with nearly empty blocks, and reported as a part of a step of one second. Blocks that do
 compute are measured too, for costs that are not fixed: as a ratio of wall times, which other work on the machine
@@ -110,10 +110,10 @@ def real_clock() -> tuple[float, float]:
 def compare(
     call: Call, seconds: float, checkpoint: Callable[[], None] | None = None, clock: Clock = real_clock
 ) -> Cost:
-    """Make ``call`` in groups and as a whole, turn by turn, for about so many seconds, three pairs at least.
+    """Make ``call`` in groups and as a whole, alternately, for about that many seconds, at least three pairs.
 
-    :param checkpoint: what each group does beside being evaluated; the engine's own one where None.
-    :param clock: tests play one.
+    :param checkpoint: what each group does besides being evaluated; the engine's own checkpoint if None.
+    :param clock: tests simulate one.
     """
     checkpoints = Checkpoints()
     groups = list[int]()

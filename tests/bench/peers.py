@@ -1,7 +1,7 @@
 """What three other programs give to Metal for the same work, as recorded figures: they do not run here.
 
-Counted in November 2026 with MLX 0.32's rules by the tool that ``mlx_work.py`` follows, told as ratios of two digits
-and turned back into numbers. mflux was 0.24; of the other two no version was told.
+Counted in November 2026 with MLX 0.32's rules by the tool that ``mlx_work.py`` follows, recorded as ratios with two
+digits and converted back to numbers. mflux was 0.24; the versions of the other two are unknown.
 """
 
 from __future__ import annotations

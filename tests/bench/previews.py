@@ -1,4 +1,4 @@
-"""What default previews (``auto``) cost: the same jobs with and without them, in turns.
+"""What default previews (``auto``) cost: the same jobs with and without them, alternately.
 
 Run by ``make bench``; only the engine's code runs, without a daemon.
 """

@@ -5,7 +5,7 @@
 For the shipped model and the tiny models of the fixtures: the cosine between the finished latents (worst of all
 pictures), the PSNR of the pictures (of the mean squared error over all), and how much smaller the weights are. The tiny
 models are random: they show that an architecture works, and no more. Then the time that one of FLUX's layers takes in
-bfloat16, against the unquantized layer, turn by turn. ``tests/bench/quantization.py`` has the MLX engine's figures,
+bfloat16, alternating with the unquantized layer. ``tests/bench/quantization.py`` has the MLX engine's figures,
 layer by layer.
 """
 
@@ -130,7 +130,9 @@ def seconds(layer: torch.nn.Module, x: torch.Tensor) -> float:
 
 
 def layer_times(rounds: int = 9) -> list[Row]:
-    """One layer of FLUX's feed-forward part: one row, as in modulations, and those of pictures of 256 … 1024 pixels."""
+    """One layer of FLUX's feed-forward: with one row, as in modulations, and with the rows of pictures of 256 … 1024
+    pixels.
+    """
     plain = torch.nn.Linear(3072, 12288, dtype=torch.bfloat16).requires_grad_(requires_grad=False)
     layers = {cls.__name__: cls(plain, torch.bfloat16) for cls in (Linear8, Linear4)}
     for layer in layers.values():

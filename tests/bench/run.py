@@ -1,6 +1,6 @@
 """``make bench``: runs every benchmark and prints a table, then one line of JSON.
 
-Ratios compare two things measured turn by turn in this one run; single times depend on the machine.
+Ratios compare two things measured alternately in this one run; single times depend on the machine.
 With ``--write`` (``make bench FLAGS=--write``) a whole run also replaces the table in tests/MEASURED.md.
 """
 

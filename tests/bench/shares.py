@@ -1,7 +1,7 @@
 """Where the time of a short job goes: ``make bench-shares``.
 
 A step of *pocket* takes some 20 ms, so what surrounds the steps counts, and the time of a whole job is more than
-diffusers' alone. Five sides draw the same pictures, turn by turn, each with one more of the things that a job
+diffusers' alone. Five sides draw the same pictures, alternately, each with one more of the things that a job
 consists of; each side begins as often as any other:
 
 - plain diffusers, whose picture is compressed and thrown away;
@@ -47,7 +47,7 @@ _PLAIN = "diffusers"
 
 
 class Side(NamedTuple):
-    """``draw``: takes a prompt and returns seconds. ``processes``: those that work for it."""
+    """``draw``: takes a prompt and returns seconds. ``processes``: the processes that do the work."""
 
     draw: Callable[[str], float]
     processes: list[psutil.Process]

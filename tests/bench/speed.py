@@ -1,4 +1,4 @@
-"""What step caching gains and costs on an engine: the same jobs at each speed, turn by turn, in float32.
+"""What step caching gains and costs on an engine: the same jobs at each speed, alternately, in float32.
 
     python tests/bench/speed.py [--engine torch|mlx] [--pictures N] [--steps N] [--target-ms N] [--patterns]
 
@@ -8,8 +8,8 @@
 - a synthetic SD3 model with SD3.5 Medium's depth: how much faster; its weights are random, so quality means nothing.
 - the tiny FLUX fixture, random too: that the mechanism works there; only its computed steps mean anything.
 
-``--patterns`` does something else: the PSNR to exact of *pocket*'s pictures with other patterns of computed steps than
-those of the speeds, from which they were chosen.
+``--patterns`` does something else: it prints the PSNR to exact of *pocket*'s pictures with other patterns of computed
+steps, from which those of the speeds were chosen.
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ _PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
 
 
 def startup(runs: int) -> list[Row]:
-    """Measure from spawn to the first answered ``ping``, against only importing msgspec and anyio, in turns.
+    """Measure from spawn to the first answered ``ping``, alternating with only importing msgspec and anyio.
 
-    Our code is compiled first, as an installer leaves it: where PYTHONDONTWRITEBYTECODE is set, a checkout
-    would otherwise be compiled anew at every start, which takes longer than all that is measured here.
+    Our code is compiled first, as an installer leaves it: where PYTHONDONTWRITEBYTECODE is set, a checkout would
+    otherwise be compiled again at every start, which takes longer than everything measured here.
     """
     for package in ("protocol", "sidecar"):
         compileall.compile_dir(ROOT / package, quiet=1)

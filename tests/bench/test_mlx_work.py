@@ -124,8 +124,8 @@ def test_an_array_knows_what_of_it_is_there():
 
 @pytest.mark.parametrize("how", [[], ["--plain"]])
 def test_the_engine_hands_over_less_than_any_peer_in_every_cell(how):
-    """Where a peer has nothing in float32, ours rounds to that, too, with our own kernels: positions and the latent are
-    in float32. Without them, queries and keys read the positions each, and it rounds to 1 %."""
+    """If a peer has nothing in float32, our share also rounds to 0 with our own kernels: positions and the latent are
+    in float32. Without these kernels, queries and keys read the positions separately, and it rounds to 1 %."""
     counts = run("-m", "bench.mlx_work", "--json", *how, *PEERS)
     for case, peers in PEERS.items():
         for peer, theirs in peers.items():

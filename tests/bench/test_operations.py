@@ -86,8 +86,8 @@ def test_the_count_is_the_same_where_blocks_are_compiled(case):
 
 
 def test_waste_shows(monkeypatch):
-    turned = rotary.turned
-    monkeypatch.setattr(rotary, "turned", lambda x, *rotation: turned(x @ mx.ones((16, 16)), *rotation))
+    rotated = rotary.rotated
+    monkeypatch.setattr(rotary, "rotated", lambda x, *rotation: rotated(x @ mx.ones((16, 16)), *rotation))
     needs, issues = CASES["flux"]()
     assert issues.products > operations.MOST * needs.products
 

@@ -67,7 +67,7 @@ def write_files(folder: Path, size: int) -> None:
 
 
 def measure(where: Path, size: int, rounds: int) -> list[Row]:
-    """Measure both in turns, ``rounds`` times."""
+    """Measure both alternately, ``rounds`` times."""
     write_files(where / "served", size)
     env = {
         **os.environ,

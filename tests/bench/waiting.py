@@ -31,7 +31,7 @@ _CLEAR = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "CHOSEN")
 
 
 class Network:
-    """Runs steps on request, in a process of its own.
+    """Runs steps on request, in a separate process.
 
     :param environment: sets how its threads wait.
     """

@@ -176,7 +176,7 @@ def test_an_old_daemon_draws_on_when_an_update_has_replaced_its_folder(moved, tm
 @needs_engine
 @pytest.mark.parametrize(("phase", "image"), [("loading", 1), ("encoding", 1), ("denoising", 1), ("denoising", 2)])
 def test_what_an_old_daemon_draws_as_its_folder_is_replaced_is_drawn(moved, tmp_path, phase, image):
-    """Its confined engine can import nothing more, so another one draws it again; the host sees one job go on."""
+    """Its confined engine can import nothing more, so another one draws the picture again; the host sees one job."""
     new, old, steps = moved.with_name("new"), moved.with_name("old"), []
     shutil.copytree(BUNDLE, new, copy_function=os.link)
     with session(moved, tmp_path / "out") as sidecar:
@@ -215,7 +215,7 @@ def test_an_old_daemon_needs_no_module_of_a_new_version_that_has_none_of_that_na
 
 
 def test_an_old_daemon_needs_nothing_of_a_new_version_s_python(moved, tmp_path):
-    """What needs a process of the new version says that it cannot be had."""
+    """Calls that need a process of the new version say that there is none."""
     log = tmp_path / "log"
     flags = ("--engine", "fake", "--allow-model-management", "--allow-downloads", "--log-level", "debug")
     with log.open("wb") as stderr, session(moved, tmp_path / "out", *flags, stderr=stderr) as sidecar:
@@ -240,7 +240,7 @@ def test_an_old_daemon_needs_nothing_of_a_new_version_s_python(moved, tmp_path):
 
 @needs_engine
 def test_an_old_daemon_whose_model_is_elsewhere_after_an_update_says_so(moved, tmp_path):
-    """Pocket lies below the Python's folder. It was told to be not installed, or no more than a damaged file."""
+    """Pocket is below the Python's folder. It used to be reported as not installed, or as a damaged file."""
     log = tmp_path / "log"
     with log.open("wb") as stderr, session(moved, tmp_path / "out", "--log-level", "debug", stderr=stderr) as sidecar:
         assert eventually(lambda: "modules are kept" in log.read_text(), 60)

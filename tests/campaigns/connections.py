@@ -1,8 +1,9 @@
 """With everything installed nothing connects, sends or asks DNS on an internet address family.
 
 A model of every family lies in the store, as a download would leave it. The daemon, its workers and its engine run
-under strace, which sees native code too, and do all that a host can ask for: every model draws and edits, with each
-engine that is here. A planted download of what is not installed must be seen. Needs strace and leave to trace.
+under strace, which sees native code too, and do everything that a host can request: every model draws and edits, with
+each installed engine. A planted download of a model that is not installed must be noticed. Needs strace and permission
+to trace.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _MAKES = re.compile(r"\bsocket\(AF_INET6?,.*\) = \d")  # the engine's check of i
 
 
 def why_not() -> str | None:
-    """Return why nothing can be traced here, or None. It tries to."""
+    """Return why nothing can be traced here, or None, by trying it."""
     strace = shutil.which("strace")
     if strace is None:
         return "there is no strace"
@@ -53,7 +54,8 @@ def why_not() -> str | None:
 
 
 def calls_of_a_session(where: Path, *, engine: str, missing: bool = False) -> tuple[list[str], list[str]]:
-    """Run a session in which everything is asked for, traced: (calls that talk, sockets made) of internet families.
+    """Run a traced session that requests everything; return (calls that communicate, sockets created) of internet
+    families.
 
     :param engine: which engine draws.
     :param missing: also download a model that is not installed: the planted fault.

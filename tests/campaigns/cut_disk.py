@@ -80,7 +80,7 @@ def _run(*argv: str) -> None:
 
 
 def why_not(where: Path) -> str | None:
-    """Return why power cannot be cut here, or None. It tries to."""
+    """Return why power cannot be cut here, or None, by trying it."""
     if sys.platform != "linux":
         return "only Linux has ext4"
     if os.geteuid() != 0:

@@ -1,4 +1,4 @@
-"""``make campaign-daemon``: hosts and engines that die, hang, shout and stop reading, as often as the flags say.
+"""``make campaign-daemon``: hosts and engines that die, hang, flood and stop reading, as often as the flags say.
 
 Uses the fake engine. Every zero stands beside the same attempt against a daemon with a fault planted in it,
 which must be found.

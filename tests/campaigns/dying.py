@@ -48,10 +48,11 @@ class Found:
 
 
 def kill_hosts(folder: Path, count: int, chance: random.Random, plant: str = "", *, held: bool | None = None) -> Found:
-    """Kill so many hosts, in each phase in turn; daemon and engine must be gone within 2 s, leaving no temporary.
+    """Kill that many hosts, in each phase in turn; daemon and engine must be gone within 2 s, leaving no temporary
+    files.
 
-    :param held: whether something else keeps both ends of the daemon's pipes, so that only watching the
-        host tells; None for every second time.
+    :param held: whether something else keeps both ends of the daemon's pipes, so that only watching the host helps;
+        None for every second time.
     """
     found = Found()
     for number in range(count):
@@ -107,7 +108,7 @@ def _kill_host(folder: Path, phase: str, after: float, plant: str, *, keep: bool
 
 
 def _until_claimed(pid: int) -> None:
-    """Return when the daemon's own code runs: who spawned it before that, nobody can tell it afterwards."""
+    """Return once the daemon's own code runs: a parent that dies before that cannot be identified afterwards."""
     while os.readlink(f"/proc/{pid}/fd/0") != os.devnull:
         time.sleep(0.001)
 
@@ -115,7 +116,7 @@ def _until_claimed(pid: int) -> None:
 def _be_host(
     folder: Path, phase: str, plant: str, in_read: int, in_write: int, out_read: int, out_write: int, tell: int
 ) -> NoReturn:
-    """The host's life, in a forked process: spawn, ask, say when the phase is there, and go on until killed."""
+    """The host's life, in a forked process: spawn, send a request, report the phase when reached, run until killed."""
     assert sys.platform != "win32"
     with contextlib.suppress(BaseException):
         daemon = subprocess.Popen(

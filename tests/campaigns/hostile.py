@@ -1,4 +1,4 @@
-"""Hosts that stop reading, lines without end, foreign bytes on stdout, JSON made to break the reader. Linux only."""
+"""Hosts that stop reading, endless lines, foreign bytes on stdout, JSON made to break the reader. Linux only."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Wire:
 
 
 def stop_reading(folder: Path, plant: str = "", *, jobs: int = 3, count: int = 4) -> tuple[float, list[str]]:
-    """A host that reads nothing while jobs with large previews run; MiB of growth, and what was wrong."""
+    """Play a host that reads nothing while jobs with large previews run; return MiB of growth, and what was wrong."""
     wrong: list[str] = []
     options = {
         "model": "sd3.5-medium",
@@ -127,7 +127,7 @@ def stop_reading(folder: Path, plant: str = "", *, jobs: int = 3, count: int = 4
 
 
 def only_write(count: int, plant: str = "") -> tuple[float, list[str]]:
-    """A host that pipelines pings and reads nothing for two seconds; MiB of growth, and what was wrong."""
+    """Play a host that pipelines pings and reads nothing for two seconds; return MiB of growth, and what was wrong."""
     with Wire(plant=plant) as wire:
         before = wire.settled()
         pings = b"".join(line(number, "ping") for number in range(count))
@@ -167,7 +167,9 @@ def long_lines(most: int, *flags: str) -> Iterator[tuple[str, float, bool]]:
 
 
 def shout(folder: Path, jobs: int, plant: str = "") -> tuple[int, int]:
-    """Print in a daemon and its engine in every way there is; lines on stdout, and those that are no message."""
+    """Print in a daemon and its engine in every possible way; return the lines on stdout, and those that are not
+    messages.
+    """
     foreign = total = 0
     with Wire(plant=f"{plant}\n{NOISE}", step=1) as wire:
         wire.send(line("open", "initialize", opening(folder)))
@@ -252,7 +254,7 @@ def _kind_of(answer: bytes) -> str:
 
 
 def hostile_json(count: int, seed: int, plant: str = "") -> tuple[int, list[str]]:
-    """Pipe so many hostile lines; how many were sent, and where the daemon died, hung or owed an answer."""
+    """Pipe that many hostile lines; return how many were sent, and where the daemon died, hung or owed an answer."""
     chance = random.Random(seed)
     wrong: list[str] = []
     sent = 0

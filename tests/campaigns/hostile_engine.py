@@ -2,14 +2,14 @@
 
 Every act of ``support/evil`` is done by the worker's own process, started by the daemon's own code, after its runtime
 (torch, mlx) was imported: as root and, from root, as an ordinary user. The same acts are done without a sandbox, which
-shows what each is worth: where the system itself refuses one to this user, the table says so. At the end nothing of
-the user's may have changed, nothing may have been left behind, and when what started the engine is killed, the engine,
-which hears nothing any more, must be gone.
+shows what each is worth: where the system itself refuses one to this user, the table says so. At the end nothing of the
+user's may have changed, nothing may have been left behind, and when the process that started the engine is killed, the
+engine, which no longer reads its pipe, must be gone.
 
 What an engine *says* and what it makes are judged by the daemon, whichever engine it is: ``support/evil/hearing.py``
 has a child say each lie of ``support/evil/lies.py`` to a real daemon, and make each thing of
-``support/evil/making.py``. Prints a line an act, engine and user, and one of JSON; 1 when one does not hold. (Acts are
-added as rows there.)
+``support/evil/making.py``. Prints a line for each act, engine and user, and one of JSON; exits with 1 if one does not
+hold. (Acts are added as rows there.)
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _rows(who: str, found: dict[str, Any], gone: bool, seconds: float) -> list[R
 
 
 def _gone(pid: int) -> bool:
-    """Return whether a process ends that perhaps nobody waits for."""
+    """Return whether a process ends, even if nobody waits for it."""
     assert sys.platform != "win32"
     until = time.monotonic() + _SECONDS
     while time.monotonic() < until:

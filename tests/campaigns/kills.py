@@ -1,6 +1,5 @@
-"""SIGKILL at random moments: several processes download, publish, prepare, collect and remove in one store, are
-killed, and all that is visible is hashed; then the downloads are taken up again and have to end with the model that was
-served.
+"""SIGKILL at random moments: several processes download, publish, prepare, collect and remove in one store, are killed,
+and everything visible is hashed; then the downloads are resumed and must end with the model that was served.
 
 Syncing is left out: a kill leaves the page cache as it is (``powercut.py`` is about the disk). Needs fork.
 """

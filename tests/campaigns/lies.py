@@ -1,4 +1,4 @@
-"""``make campaign-lies``: each deliberately broken implementation against all MUSTs that its lie bears on.
+"""``make campaign-lies``: each deliberately broken implementation against all MUSTs that its lie affects.
 
 It must be caught by the checks that are meant to catch it, and by no other MUST except those that
 ``tests/support/liar/besides.py`` gives a reason for. What a lie can affect is found by replaying to it what crosses the
@@ -51,7 +51,7 @@ def broken(lie: str, checks: set[str], timeout: float) -> dict[str, str]:
 
 
 def tried(lie: str, checks: set[str]) -> dict[str, Any]:
-    """One lie: the checks it bears on and its own. What is not as it should be is tried again by itself, patiently."""
+    """One lie: the checks that it affects and its own. Unexpected outcomes are retried separately, with more time."""
     began = time.monotonic()
     ran = checks | due(lie)
     found = broken(lie, ran, 3)
@@ -103,7 +103,7 @@ def _there(path: Path | None) -> bool:
 
 
 def _bears(options: argparse.Namespace, lies: list[str]) -> dict[str, set[str]]:
-    """The checks to run for each lie; those of few come first, so that most is known soon."""
+    """The checks to run for each lie; lies with few checks come first, so that most results are known soon."""
     if options.all or not lies:
         return {lie: set(CHECKS) for lie in lies}
     if _there(options.record):

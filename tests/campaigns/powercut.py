@@ -1,5 +1,5 @@
 """Power cuts, simulated: an ext4 in a loop device is shut down by its own ioctl while two processes publish models
-and save images, then mounted anew and every byte hashed.
+and save images, then mounted again and every byte hashed.
 
 This loses the contents of the page cache, like a real power cut; ``kill -9`` alone never shows that. The file
 system's log is flushed first (names may outlive their bytes) or dropped (the last names are lost, too). Needs

@@ -1,7 +1,7 @@
 """Collection against readers: several processes publish, use, hash, collect and remove the same few models at random.
 
-What must hold: a model that a process uses stays, whole, until that process lets go of it; and whatever is visible
-is whole. Syncing is left out; needs fork.
+What must hold: a model that a process uses stays complete until that process releases it; and whatever is visible is
+complete. Syncing is left out; needs fork.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class BrokenError(Exception):
 
 
 class Reader:
-    """One process's part: it holds up to a few models, and looks at them again and again while others collect."""
+    """One process's part: it holds up to a few models, and keeps checking them while others collect."""
 
     def __init__(self, store: Store, seed: str) -> None:
         self.store = store
@@ -149,7 +149,7 @@ def operations(where: Path, count: int, seed: int, plant: Callable[[], None] | N
 
 
 def _no_marks() -> None:
-    """Where locks are not heard marks say the same: whoever breaks the one must break the other too."""
+    """Where locks have no effect, marks say the same: a fault that breaks one must break the other, too."""
     Store.marked = lambda *_: False  # type: ignore[method-assign]
 
 

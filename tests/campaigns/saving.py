@@ -169,9 +169,9 @@ def _planted(where: Path) -> Path:
 
 
 def try_names(where: Path, most: int | None = None) -> tuple[int, int, int]:
-    """Names tried, names that were saved, and files that lie anywhere but in the folder.
+    """Return names tried, names saved, and files outside the folder.
 
-    :param most: only so many; None for all.
+    :param most: how many names to try; None for all.
     """
     root = _planted(where)
     before = set(os.listdir(where)) | {"root", "outside"}
@@ -188,7 +188,7 @@ def try_names(where: Path, most: int | None = None) -> tuple[int, int, int]:
 
 
 def try_names_naively(where: Path, most: int) -> int:
-    """The planted fault: join and write. Files that lie outside after so many names."""
+    """The planted fault: join and write. Return the files outside after that many names."""
     root = _planted(where)
     (where / "current" / "folder").mkdir(parents=True)
     before = set(os.listdir(where))

@@ -4,9 +4,9 @@ A host keeps up to four calls going: pictures of all kinds, edits with and witho
 nonsense, questions, loading and unloading. Between rounds, with nothing to do and the same model loaded, daemon and
 engine are looked at: resident memory, descriptors, child processes, files in the folder. Memory drifts by the median of
 the last third of the rounds against that of the third before; the first third is for warming up, and the record of
-decisions, which keeps so many, is full from the beginning. The measure must find planted faults: a daemon that keeps
-what it answers, one that loses descriptors. With the fake engine, which then takes no time, the daemon gets as many
-calls in minutes as otherwise in hours. Linux only (/proc).
+decisions, which keeps so many, is full from the beginning. The measurement must find planted faults: a daemon that
+keeps its answers, and one that leaks descriptors. With the fake engine, which then takes no time, the daemon gets as
+many calls in minutes as otherwise in hours. Linux only (/proc).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PLANTS = {
 
 
 class Look(NamedTuple):
-    """What there is between two rounds: bytes of both processes, descriptors of both, processes, files of the app."""
+    """The state between two rounds: bytes and descriptors of both processes, processes, files of the app."""
 
     daemon: int
     engine: int
@@ -93,7 +93,7 @@ class Soak:
                 self._end("a denial", ("CapabilityDenied",), call)
 
     def round(self, calls: int) -> Look:
-        """Make ``calls`` calls, then look."""
+        """Make ``calls`` calls, then measure."""
         going: list[tuple[str, tuple[str, ...], Call]] = []
         for _ in range(calls):
             while len(going) >= _AT_ONCE:
@@ -245,7 +245,7 @@ def soak(engine: str, seconds: float, calls: int, seed: int, plant: str = "") ->
 
 
 def rows_of(engine: str, looks: list[Look], one: Soak, seconds: float) -> list[Row]:
-    """Return the rows for what a run must keep to."""
+    """Return the rows for the goals of a run."""
     rows: list[Row] = []
     for name in ("daemon", "engine"):
         values = [getattr(look, name) for look in looks]

@@ -14,7 +14,7 @@ pytestmark = [
 
 
 def missed(plant=""):
-    """What did not hold, memory aside: it settles after more rounds than these."""
+    """Return the missed goals, except for memory, which settles only after more rounds than these."""
     rows = rows_of("", *soak("fake", 0, 10, 7, plant), 0)
     return [(row.name, row.figure, row.note) for row in rows if not row.met and "memory" not in row.name]
 

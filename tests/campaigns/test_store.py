@@ -41,7 +41,7 @@ print(json.dumps([(row.name, row.figure) for row in rows if row.met is False]))
 
 @pytest.mark.slow
 def test_killed_at_random_moments_nothing_partial_is_visible_and_every_download_ends_on_resume(tmp_path):
-    """In a process of its own, because its children are forks; they tell what ends them."""
+    """In a separate process, because its children are forks; they report why they end."""
     kept = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     env = kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "LOCARA_CAMPAIGN_DEBUG": "1"}
     done = subprocess.run(

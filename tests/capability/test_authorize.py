@@ -149,7 +149,7 @@ def test_calls_about_models_need_the_model_and_the_hosts_flag(method: Method):
 
 
 class Digests(Mapping[str, str]):
-    """Records which digests are asked for. Hashing a model is expensive, so only pinned models may be looked up."""
+    """Records which digests are requested. Hashing a model is expensive, so only pinned models may be looked up."""
 
     def __init__(self, known: dict[str, str]) -> None:
         self.known = known

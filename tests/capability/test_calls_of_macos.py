@@ -54,7 +54,7 @@ def test_a_disk_that_fails_is_not_asked_for_less(synced):
 
 
 class Library:
-    """``renameatx_np`` of a file system that answers this; after it was interrupted once."""
+    """``renameatx_np`` of a file system that answers this, after one interruption."""
 
     def __init__(self, number):
         self._left, self.calls = [errno.EINTR, number], []

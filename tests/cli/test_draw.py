@@ -172,7 +172,7 @@ def test_what_is_not_utf_8_is_a_usage_error_that_names_it(sidecar, tmp_path, wor
     (tmp_path / "a.png").touch()
     there = set(os.listdir(tmp_path))
     status, _, errors = sidecar(*words)
-    assert (status, errors) == (2, f"locara-sidecar: {what} is not valid UTF-8, as texts and names have to be here.\n")
+    assert (status, errors) == (2, f"locara-sidecar: {what} is not valid UTF-8; texts and names must be.\n")
     assert set(os.listdir(tmp_path)) == there
 
 

@@ -248,7 +248,7 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(play, tmp_path, env, answer):
 
 @pytest.mark.slow
 def test_ctrl_c_while_the_engine_starts_is_for_us_and_not_for_the_daemon(play, tmp_path):
-    """At a terminal every process of the group gets it, and a daemon that it ended would answer nothing."""
+    """At a terminal every process of the group gets the signal, and a daemon ended by it could not answer."""
     for shown in ("“a lake”", "loading the model"):
         terminal = play([*RUN, "demo", "a lake", "--engine", "fake", "--steps", "200", "--out", tmp_path])
         terminal.until(shown.encode())

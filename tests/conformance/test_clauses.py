@@ -25,7 +25,7 @@ the list needs a new version here and in ``clauses.py``: hosts and other impleme
 
 
 def uncovered(known, checks, played, untried):
-    """Return what does not fit together, in words."""
+    """Return the mismatches, in words."""
     tried = {id for one in checks.values() for id in one.clauses} | {
         id for one in played.values() for id in one.clauses
     }

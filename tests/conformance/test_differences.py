@@ -1,4 +1,4 @@
-"""Where an answer is not what a fixture expects: the place is told, since both may be longer than a report shows."""
+"""If an answer is not what a fixture expects, the report names the place, since both may be longer than it shows."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Cancelling in every phase and with every spelling, and an engine that crashes, hangs or babbles."""
+"""Cancelling in every phase and with every spelling, and an engine that crashes, hangs or sends nonsense."""
 
 import json
 import os

@@ -252,7 +252,7 @@ def test_a_cancel_in_each_phase_is_answered_and_gives_the_files_back(editor, pha
 
 @pytest.mark.slow
 def test_pictures_that_are_sent_with_waiting_jobs_are_bounded_by_their_bytes(editor):
-    """Fewer jobs than may wait. A cancel still gets through, and a job with a file of the folder takes no memory."""
+    """Fewer jobs than may wait. A cancel still gets through, and a job with a file from the folder takes no memory."""
     host = editor()
     first = begin(host, "fake:slow=60000 first", steps=2)
     until(first, "denoising")

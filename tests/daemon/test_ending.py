@@ -236,7 +236,7 @@ main()
 
 @pytest.mark.slow
 def test_what_was_accepted_is_answered_although_the_main_thread_is_held_up(tmp_path):
-    """Nobody waits for the main thread, and a batch gets its answers, too."""
+    """Nothing waits for the main thread, and a batch gets its answers, too."""
     opening = {**OPENING, "manifest": manifest(), "grants": {"user-folder": str(tmp_path)}}
     draw = request(2, "image.generate", {"prompt": "x", "channel": 5})
     batch = b"[" + request(3, "image.generate", {"prompt": "y"}).strip() + b"," + PING.strip() + b"]\n"

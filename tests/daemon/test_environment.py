@@ -97,7 +97,7 @@ def test_a_relative_cache_folder_in_a_deleted_one_is_a_usage_error(variable, tmp
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
 @pytest.mark.parametrize("variable", ["LOCARA_CACHE_DIR", "HOME", None])
 def test_a_cache_folder_that_no_line_can_name_is_a_usage_error(variable, tmp_path):
-    """Otherwise every model in it would fail, each with another wrong name."""
+    """Otherwise every model in it would fail, each with a different wrong name."""
     odd = os.fsencode(tmp_path) + b"/caf\xe9"
     os.mkdir(odd)
     unset = ("LOCARA_CACHE_DIR", "XDG_CACHE_HOME", *([] if variable is None else [variable]))
@@ -112,7 +112,7 @@ def test_a_cache_folder_that_no_line_can_name_is_a_usage_error(variable, tmp_pat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
 def test_a_granted_folder_that_no_answer_can_name_is_a_usage_error(tmp_path):
-    """Otherwise the path of a picture that is saved there would be that of no file."""
+    """Otherwise the path of a picture saved there would not exist."""
     odd = os.fsencode(tmp_path) + b"/caf\xe9"
     os.mkdir(odd)
     words = [*command("--engine", "fake"), "--grant", b"user-folder=" + odd]
@@ -226,7 +226,7 @@ def test_a_limit_on_the_size_of_files_is_told_by_its_name(hosts):
 
 @pytest.mark.slow
 def test_it_serves_where_sniffio_is_installed(hosts):
-    """Then anyio asks sniffio which event loop runs, and in a callback sniffio does not know."""
+    """anyio then asks sniffio which event loop runs, and in a callback sniffio does not know."""
     assert importlib.util.find_spec("sniffio")
     host = hosts.spawn()
     host.open()

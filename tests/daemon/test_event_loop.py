@@ -225,7 +225,7 @@ def test_a_line_is_looked_at_when_the_calls_before_it_are_accepted_or_refused(pl
 
 @pytest.mark.parametrize("more", [[], ["own"]])  # also listing it without a digest does not lift the pin
 def test_every_call_about_a_pinned_model_goes_by_the_digest_that_is_known(tmp_path, more):
-    """This includes the host's own folder: once it is hashed, no method takes it for the one that the manifest pins."""
+    """This includes the host's own folder: once it is hashed, no method mistakes it for the pinned one."""
     (tmp_path / "catalogue").mkdir()
     write_model(tmp_path / "catalogue" / "own", size=100)
     (tmp_path / "catalogue" / "own.json").write_text(json.dumps(entry_data("own", source={"path": "own"})))

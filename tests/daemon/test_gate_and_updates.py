@@ -1,4 +1,4 @@
-"""The installation, with the models in it, is away for a moment when an update replaces it."""
+"""The installation, with the models in it, is missing for a moment when an update replaces it."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ def prefix(tmp_path, monkeypatch):
 
 @pytest.fixture
 def away(prefix):
-    """Take the folder away; it is back a little later."""
+    """Remove the folder; it returns a little later."""
     timers = []
 
     def take():
@@ -46,7 +46,7 @@ def away(prefix):
 
 @pytest.fixture
 def asked(prefix, monkeypatch):
-    """A gate; what it finds on the disk is the model, if it is there."""
+    """A gate that finds the model on the disk, if it is there."""
 
     def take(catalogue, pinned):
         there = prefix / "mine"
@@ -83,7 +83,7 @@ def test_a_model_that_is_away_for_a_moment_has_its_digest(asked, away, prefix):
 
 
 def test_a_model_that_is_gone_has_no_digest(asked, prefix, monkeypatch):
-    """It had that of a model without files; and then a file of it could not be read, which nobody could mend."""
+    """It used to get the digest of a model without files; then a file of it could not be read, with no remedy."""
     monkeypatch.setattr(program, "_SWAP", 0.0)
     asked.look()
     prefix.rename(prefix.with_name("old"))
@@ -106,7 +106,9 @@ def gate_of(entries, there):
 
 @pytest.mark.parametrize("explicit", [True, False])
 def test_a_model_of_the_sidecar_s_own_that_an_update_took_away_is_not_replaced_by_another(explicit):
-    """An update with another Python has it elsewhere. An error said that it was not installed, or another one drew."""
+    """An update with another Python has it elsewhere. An error used to say that it was not installed, or another model
+    drew.
+    """
     own, other = entry_for("own", source={"package": True}), entry_for("other")
     with pytest.raises(RpcError, match="Restart the sidecar") as caught:
         gate_of([own, other], ["other"]).choose(("own", "other"), explicit=explicit)
@@ -129,7 +131,7 @@ def test_a_model_of_the_sidecar_s_own_that_an_update_took_away_cannot_be_checked
 
 
 def test_files_that_are_replaced_while_they_are_hashed_are_hashed_anew(prefix):
-    """The digest is that of one model, not of half of each."""
+    """The digest is that of one model, not of a mixture of both."""
     folder, changes = prefix / "mine", []
     for name in ("one.json", "two.json"):
         (folder / name).write_text("old")
@@ -156,7 +158,7 @@ def test_files_that_change_all_the_time_have_no_digest(prefix):
 
 
 def test_what_dpkg_puts_beside_a_model_s_files_as_it_replaces_them_does_not_change_its_digest(tmp_path):
-    """A picture named another model, and a manifest that pins the right one denied it."""
+    """A picture used to name another model, and a manifest that pins the right one denied it."""
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "config.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""An isolated interpreter, as in the folder that an app ships, starts its processes isolated, too."""
+"""An isolated interpreter, as in the folder that an app ships, also starts its processes isolated."""
 
 import json
 import os

@@ -78,7 +78,7 @@ def test_without_a_file_all_our_modules_and_what_they_import_can_be_imported():
 
 
 def deferred(file):
-    """Yield the modules of others that are imported inside functions of a file."""
+    """Yield the third-party modules that are imported inside functions of a file."""
     for function in ast.walk(ast.parse(file.read_text())):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             for node in ast.walk(function):
@@ -89,7 +89,7 @@ def deferred(file):
 
 
 def test_keeping_imports_none_of_ours():
-    """It costs a running daemon memory and time, which only what was imported ahead would need."""
+    """Keeping costs a running daemon memory and time; only modules that were not imported yet need it."""
     ((kept, imported),) = run(KEPT)
     assert kept > 200
     assert "locara_sidecar.daemon.engine_host.client" not in imported
@@ -105,7 +105,7 @@ def finder(monkeypatch):
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """A module with a package around it, whose files can be replaced."""
+    """A module in a package, whose files can be replaced."""
     package = tmp_path / "replaced_package"
     package.mkdir()
     (package / "__init__.py").write_text("version = 'old'\n")
@@ -166,7 +166,7 @@ def test_a_module_that_cannot_be_read_is_left_out(monkeypatch, module):
 
 @pytest.fixture
 def installation(module, monkeypatch):
-    """The folder with the module, as that of the whole installation; modules are not kept yet."""
+    """The module's folder stands for the whole installation; modules are not kept yet."""
     monkeypatch.setattr(sys, "prefix", str(module.parent))
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     monkeypatch.setattr(kept_modules.program, "_first", [])
@@ -187,7 +187,7 @@ def test_an_import_between_an_update_s_two_renames_waits_for_the_second(installa
 
 
 def test_a_module_whose_file_is_renamed_as_it_is_read_is_read_again(module):
-    """A daemon that had answered already ended so, while it imported its event loop."""
+    """This used to end a daemon that had already answered, while it imported its event loop."""
     (module / "first.py").write_text("version = 'old'\n")
     (module / "inner.py").write_text(
         "import pathlib\nfrom . import first\nonce = pathlib.Path(__file__).with_name('once')\n"

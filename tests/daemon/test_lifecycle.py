@@ -82,7 +82,7 @@ def test_what_was_fixed_at_spawn_may_be_repeated_but_never_widened(hosts, tmp_pa
 
 @pytest.mark.slow
 def test_what_was_not_given_at_spawn_beside_the_other_is_not_given_later(hosts, tmp_path):
-    """A host that sets one of the two at spawn fixes both: the app cannot give itself the other one later."""
+    """A host that sets one of the two at spawn fixes both: the app cannot add the other one later."""
     file = tmp_path / "locara.json"
     file.write_text(json.dumps(manifest("pocket")))
     later = {

@@ -102,7 +102,7 @@ def test_with_any_number_of_threads_it_says_what_it_lacks_or_answers_all_and_end
 
 
 class Daemon(Sidecar):
-    """A client of the limited daemon, with a job under way."""
+    """A client of the limited daemon, with a running job."""
 
     def __init__(self, folder, log, few):
         super().__init__(limited(10**6, few), stderr=log)

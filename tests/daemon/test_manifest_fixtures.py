@@ -1,4 +1,4 @@
-"""Every manifest of fixtures/manifests through the real daemon: what other people write, and what they are told."""
+"""Every manifest of fixtures/manifests through the real daemon: what other people write, and the answers they get."""
 
 import json
 import threading

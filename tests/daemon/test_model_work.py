@@ -22,7 +22,7 @@ WORK = SimpleNamespace(op="verify", folder=None)
 
 @pytest.fixture(autouse=True)
 def not_begun(monkeypatch):
-    """What another test's daemon was started from is not known."""
+    """Forget what another test's daemon was started from."""
     monkeypatch.setattr(model_work.program, "_first", [])
 
 
@@ -108,7 +108,7 @@ FAILS = ["os.kill(os.getpid(), 9)", "os.write(1, LACKS)", "os.write(1, DAMAGED)"
 @pytest.mark.parametrize("fails", FAILS)
 @pytest.mark.parametrize("replaced", [True, False])
 def test_what_a_worker_did_not_do_as_its_files_were_replaced_another_does(scripted, prefix, fails, replaced):
-    """However it failed: what it could not import or read is no fault of the model. All progress is told once."""
+    """However it failed: a missing import or file is not the model's fault. All progress is reported once."""
     lacks, damaged = (msgspec.json.encode(worker.Failed(*failed)) + b"\n" for failed in FAILED)
     told = [msgspec.json.encode(worker.ProgressFrame(progress(count))) + b"\n" for count in (1, 2, 3)]
     update = f"os.rename({str(prefix)!r}, {str(prefix) + '.old'!r}); os.mkdir({str(prefix)!r})" if replaced else "pass"
@@ -205,7 +205,7 @@ def test_what_fails_as_updates_follow_each_other_ends(scripted, prefix):
 
 @pytest.mark.parametrize("files", [4096, 100_000])
 def test_the_longest_failure_of_a_worker_is_told_by_its_kind(monkeypatch, tmp_path, files):
-    """Longer than the line that was read of it, it was an InternalError."""
+    """A longer line than was read used to be an InternalError."""
     body = (
         f"    names = ['\\U0001f600' * 1024] * {files}\n"
         "    raise RpcError('IntegrityError', 'many', model='mine', files=names, prepared=names)\n"

@@ -91,7 +91,7 @@ def test_of_a_disk_that_does_not_answer_nothing_is_told(tmp_path, monkeypatch):
 
 
 def test_what_a_model_s_files_say_is_told_in_a_few_words(daemon, tmp_path):
-    """A name of megabytes in a file was more than a worker's line, and a host's, may have."""
+    """A name of megabytes in a file used to exceed the limits of a worker's line, and of a host's."""
     index = json.loads((tmp_path / "mine" / "model_index.json").read_text())
     index["k" * 3_000_000] = ["diffusers", "AutoencoderKL"]
     (tmp_path / "mine" / "model_index.json").write_text(json.dumps(index))

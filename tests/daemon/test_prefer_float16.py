@@ -1,4 +1,4 @@
-"""``serve --prefer-float16``: how it gets to the engine and into the memory that the daemon expects a job to take."""
+"""``serve --prefer-float16``: how it reaches the engine and the daemon's memory estimate of a job."""
 
 import sys
 from functools import partial
@@ -18,7 +18,7 @@ from locara_sidecar.models import catalogue, fit
 
 @pytest.fixture
 def started_with(monkeypatch, tmp_path):
-    """Return a function that gives what a command line starts the daemon with."""
+    """Return a function from a command line to the settings that it starts the daemon with."""
 
     def start(*words):
         made = []
@@ -51,7 +51,7 @@ MACS = {"Apple M1": "float16", "Apple M2 Pro": "float16", "Apple M3": "bfloat16"
 
 @pytest.fixture
 def mac(monkeypatch, tmp_path):
-    """Return a function that gives the machine of a Mac with that chip, as the daemon sees it for an engine."""
+    """Return a function that returns a Mac with that chip, as the daemon sees it for an engine."""
 
     def make(chip, engine="mlx", *, prefer_float16):
         monkeypatch.setattr(engine_choice, "on_apple_silicon", lambda: True)
@@ -103,7 +103,7 @@ APP = {
 
 
 def test_models_list_tells_what_then_fits(tmp_path):
-    """By a daemon that believes to be on an M1; its engine is not started."""
+    """By a daemon that believes that it runs on an M1; its engine is not started."""
     weights = []
     for words in ((), ("--prefer-float16",)):
         command = [sys.executable, "-c", PRETENDING, "serve", "--engine", "mlx", "--cache-dir", str(tmp_path), *words]

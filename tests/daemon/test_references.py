@@ -48,7 +48,7 @@ def listed(host, images, **options):
 
 
 def bands(image, count):
-    """The colour that most of each band has, as the name of its strongest channel."""
+    """The dominant colour of each band, as the name of its strongest channel."""
     picture = pixels(image)
     width = picture.width // count
     strips = (picture.crop((at * width, 0, (at + 1) * width, picture.height)) for at in range(count))
@@ -60,7 +60,7 @@ def plain(colour, kind="PNG", size=(256, 256), **options):
     return png(size, colour, kind, **options)
 
 
-def turned():
+def rotated():
     """A JPEG of 256 × 384 pixels once it is upright: red above green."""
     picture = Image.new("RGB", (256, 384), RED)
     picture.paste(GREEN, (0, 192, 256, 384))
@@ -110,7 +110,7 @@ def test_the_answer_makes_the_same_file_again_and_the_file_tells_the_hashes_in_o
 
 def test_a_turned_photo_is_upright_wherever_it_is_in_the_list(several):
     host = several()
-    photo, other = sent(turned(), "image/jpeg"), sent(plain(BLUE))
+    photo, other = sent(rotated(), "image/jpeg"), sent(plain(BLUE))
     first = listed(host, [photo, other], **INLINE).result(30)["images"][0]
     assert (first["width"], first["height"]) == (256, 384)
     second = listed(host, [other, photo], width=512, height=512, **INLINE).result(30)["images"][0]

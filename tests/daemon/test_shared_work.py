@@ -1,4 +1,4 @@
-"""Calls that ask the same at the same time share one look at the disk, and none gets an answer from before it came."""
+"""Identical calls at the same time share one look at the disk, and none gets an answer from before it arrived."""
 
 import anyio
 import anyio.to_thread
@@ -10,7 +10,7 @@ from locara_sidecar.models import catalogue, operations
 
 
 class Disk:
-    """What work looks at: each look takes until it is let go, and finds how often the disk was changed by then."""
+    """The simulated disk: each look waits until it is released, and returns how often the disk was changed by then."""
 
     def __init__(self):
         self.changed = self.looks = 0
@@ -124,7 +124,7 @@ def test_many_requests_get_the_same_as_one(hosts, method, params):
 
 
 def _steady(result):
-    """Without what changes by itself: how much memory is free."""
+    """Return the answer without the free memory, which changes by itself."""
     models = result.get("models", [result])
     return [{name: value for name, value in model.items() if name not in ("fit", "recommended")} for model in models]
 

@@ -96,8 +96,8 @@ def test_a_read_that_fails_is_the_end():
 
 
 class MacsPoll:
-    """``poll`` as xnu makes it of a kqueue (``bsd/kern/sys_generic.c``): without an event that is asked for, nothing is
-    watched, and a hang-up is not told."""
+    """``poll`` as xnu makes it of a kqueue (``bsd/kern/sys_generic.c``): without a requested event, nothing is
+    watched, and a hang-up is not reported."""
 
     def __init__(self):
         self._real = honest_poll()

@@ -1,4 +1,6 @@
-"""Daemons that share a cache: what one's engine holds counts in the other's memory plan, and is not collected."""
+"""Daemons that share a cache: what one's engine holds counts in the other's memory plan, and its model is not
+collected.
+"""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""An engine that does not suit its daemon after an update says so; one of another version comes only from an update."""
+"""An engine that does not match its daemon after an update says so; another version comes only from an update."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def is_told_as_an_update(error):
 
 @pytest.mark.parametrize("meets", [refuses, is_older])
 def test_an_engine_of_another_version_is_told_as_an_update(drive, spec, meets):
-    """Also where nothing else tells of one: outside a bundle the daemon does not know what it was started from."""
+    """Even without other signs of an update: outside a bundle the daemon does not know what it was started from."""
 
     async def body(client):
         is_told_as_an_update(await client.fails(spec()))
@@ -118,5 +118,5 @@ def test_an_engine_of_another_version_is_told_once_if_the_update_is_known(spec, 
 
 
 def test_the_words_by_which_a_daemon_knows_an_engine_of_another_version_stay_the_same():
-    """An engine of any other version says them."""
+    """An engine of any other version sends these words."""
     assert frames.OTHER_VERSION == "the daemon and the engine come from different versions of Locara"

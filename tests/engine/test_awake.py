@@ -1,4 +1,4 @@
-"""On a simulated Mac the machine stays awake while a job runs; other systems are asked for nothing."""
+"""On a simulated Mac the machine stays awake while a job runs; on other systems nothing is called."""
 
 import sys
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""A text encoder that is a chat model: its chat template is recognised by marks in it and never executed."""
+"""A text encoder that is a chat model: its chat template is recognized by its parts and never executed."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ AROUND = {
 
 @pytest.mark.parametrize(("described", "adds"), AROUND.values(), ids=AROUND)
 def test_nothing_is_put_around_a_conversation_by_the_tokenizer(folder, described, adds):
-    """transformers runs what the file describes, of any length, and MLX does not."""
+    """transformers runs whatever the file describes, at any length; MLX does not."""
     path = folder / "tokenizer" / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": described}))
     if adds:

@@ -1,4 +1,4 @@
-"""Finding out whether a child process has ended, with and without a way to do it that does not reap it."""
+"""Finding out whether a child process has ended, with and without a system call that does not reap it."""
 
 import os
 import subprocess

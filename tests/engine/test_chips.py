@@ -1,4 +1,4 @@
-"""Which chips' GPUs have no bfloat16: with the strings that Macs and others give."""
+"""Which chips' GPUs have no bfloat16: with the strings that Macs and other machines report."""
 
 import sys
 

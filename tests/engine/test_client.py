@@ -221,7 +221,7 @@ def test_an_edit_s_files_reach_the_engine_whole(drive, spec):
 
 
 def test_an_engine_whose_own_folder_was_replaced_is_replaced(drive, spec):
-    """A sandbox knows the old folder, so the engine could import nothing more."""
+    """Its sandbox allows only the old folder, so the engine could import nothing more."""
     heard = []
 
     def engine():

@@ -1,7 +1,7 @@
 """An engine that ends, or that cannot be started: what the job gets, and that the next one works.
 
 No process is spawned here: ``test_client_process.py`` has real ones. ``test_client_misbehaviour.py`` has engines that
-talk nonsense or fall silent.
+send nonsense or fall silent.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ class Late(InMemory):
 
 
 async def failing_late(act, spec):
-    """Let a client's first start fail after ``act`` on the client; return what the job is told, and the client."""
+    """Let a client's first start fail after ``act`` on the client; return the job's outcome, and the client."""
     told, transport = [], Late(lambda: Played(on_start=lambda *_: None))
     client = EngineClient("fake", on_log=lambda _: None, transport=transport)
 

@@ -1,4 +1,4 @@
-"""An engine that says what it must not, or nothing: what the job gets, and that the next one works.
+"""An engine that sends invalid messages, or none: what the job gets, and that the next one works.
 
 No process is spawned here: ``test_client_process.py`` has real ones.
 """

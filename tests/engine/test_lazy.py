@@ -104,7 +104,7 @@ def steps(connection, spec, count):
 
 
 def told_of(spec, plays):
-    """Run one job; return what it told, how it ended and the engines. ``plays`` are the engines' parts, in turn."""
+    """Run one job; return what it reported, how it ended and the engines. ``plays`` are the engines' parts, in turn."""
     transport = Engines(lambda: Played(plays[len(transport.started)]))
     told = []
 
@@ -138,7 +138,7 @@ def rest(connection, spec):
 @pytest.mark.parametrize("ending", [fail, crash])
 @pytest.mark.parametrize("reached", [0, 1, 3])
 def test_a_job_that_fails_as_its_engine_s_folder_is_replaced_is_done_by_another_engine(prefix, spec, ending, reached):
-    """And nothing of it is told twice."""
+    """And nothing of it is reported twice."""
 
     def first(connection, job):
         steps(connection, job, reached)
@@ -219,7 +219,7 @@ def test_a_folder_that_does_not_come_back_is_waited_for_once_and_again_after_it_
 
 
 def test_a_job_that_is_cancelled_before_the_other_engine_has_it_is_answered(prefix, spec):
-    """Here, while the folder is away."""
+    """Here, while the folder is missing."""
     transport = Engines(lambda: Played(first))
     failed = threading.Event()
 
@@ -268,7 +268,7 @@ def ended_with(spec, played, *, on_event=lambda engine: None, engine_of=LazyEngi
 
 
 def test_a_cancel_between_a_failure_and_its_job_s_hearing_of_it_is_not_lost(prefix, spec):
-    """The engine has no job then, and nothing is waited for yet."""
+    """At that moment the engine has no job, and nothing waits yet."""
 
     def first(connection, job):
         replaced(prefix)
@@ -307,7 +307,7 @@ def test_a_cancel_as_a_wait_is_just_over_is_not_lost(prefix, spec, monkeypatch, 
 
 
 def test_a_job_whose_replaced_engine_crashes_as_it_is_cancelled_is_cancelled(prefix, spec):
-    """Elsewhere such a crash is told, as ever."""
+    """Otherwise such a crash is reported as usual."""
     for replace, ending in ((lambda: replaced(prefix), "RequestCancelled"), (lambda: None, "EngineCrashed")):
 
         def stop(connection, job, replace=replace):
@@ -351,7 +351,7 @@ def test_the_loop_does_not_wait_for_a_folder_that_is_away_where_the_system_allow
 
 
 def test_a_folder_that_is_deleted_and_made_again_is_another_one(prefix):
-    """Though most file systems give it the same number."""
+    """Although most file systems give it the same inode number."""
     seen = set()
     for _ in range(20):
         seen.add(program.find())

@@ -1,5 +1,5 @@
-"""Each call to macOS, made to a library that has its prototype: the right library and name, whole pointers, the right
-widths, and errors as errors. What the real calls do is not seen here."""
+"""Each call to macOS, made to a library with the same prototypes: the right library and name, whole pointers, the right
+widths, and errors reported as errors. What the real calls do is not tested here."""
 
 import ctypes
 import errno
@@ -27,7 +27,7 @@ PREFIXES = {"CoreFoundation": ("CF",), "IOKit": ("IO",), "Foundation": (), "libo
 
 
 class Of:
-    """What one of macOS's libraries has."""
+    """The functions of one of macOS's libraries."""
 
     def __init__(self, library, prefixes):
         self._library, self._prefixes = library, prefixes
@@ -39,7 +39,7 @@ class Of:
 
 
 class Library:
-    """The compiled library, and which of macOS's it was taken for."""
+    """The compiled library, and which of macOS's libraries it was opened as."""
 
     def __init__(self, path):
         self._path, self._load = path, ctypes.CDLL
@@ -53,7 +53,7 @@ class Library:
         return library if name == SYSTEM else Of(library, PREFIXES[name.rpartition("/")[2]])
 
     def seen(self):
-        """What was called since the last time, a line a call."""
+        """The calls since the last time, one per line."""
         lines = self.own.played_seen().decode().splitlines()
         self.own.played_forget()
         return lines

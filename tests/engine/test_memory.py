@@ -38,7 +38,7 @@ def test_a_mac_tells_its_footprint():
 
 
 class PlayedLibrary:
-    """``proc_pid_rusage`` of a Mac on which processes, by their id, take this much."""
+    """``proc_pid_rusage`` of a Mac on which processes, by id, use this much."""
 
     def __init__(self, footprints):
         self._footprints = footprints
@@ -68,7 +68,7 @@ def test_on_a_mac_an_engine_s_memory_is_its_footprint_which_has_what_metal_alloc
 
 @pytest.mark.parametrize(("platform", "unit"), [("darwin", 1), ("linux", 1024)])
 def test_the_peak_that_every_unix_counts_is_in_bytes_on_macos_and_in_kibibytes_elsewhere(monkeypatch, platform, unit):
-    """It is asked where the kernel tells nothing better: no ``proc_pid_rusage``, no /proc."""
+    """It is used if the kernel offers nothing better: no ``proc_pid_rusage``, no /proc."""
     import resource
 
     class Old:

@@ -225,7 +225,9 @@ def test_strips_keep_an_autoencoder_within_its_bounds(model, side, precision, mo
 @pytest.mark.parametrize("tiled", [True, False])
 @pytest.mark.parametrize("references", [(), ((1536, 1536),)], ids=["drawn", "read"])
 def test_what_float16_does_not_suffice_for_takes_what_it_takes_in_float32(references, tiled):
-    """An autoencoder's weights, and what decoding and reading a picture take; of an encoder, what is kept wider."""
+    """The memory of an autoencoder's weights, of decoding and of encoding a picture; for an encoder, of what is kept
+    wider.
+    """
     encoder, denoiser, decoder = (
         plans.Part(name=role, role=role, parameters=10**6, width=width)
         for role, width in (("encoder", 0), ("denoiser", 64), ("decoder", 128))

@@ -45,7 +45,7 @@ def run(argv, act, **opening):
 
 
 def test_who_hears_that_an_engine_is_gone_finds_its_scratch_folder_gone():
-    """A daemon that waited for its engine ends right then, and left the folder behind."""
+    """A daemon that waited for its engine ends right then, and used to leave the folder behind."""
     there = []
 
     async def main():

@@ -263,7 +263,7 @@ def test_a_folder_that_the_engine_was_given_in_other_letters_is_not_what_must_be
 
 
 def test_what_a_variadic_call_gets_beyond_its_declared_arguments_is_not_declared(monkeypatch):
-    """On Apple's arm64 such arguments are on the stack: ctypes puts there what is beyond ``argtypes``."""
+    """On Apple's arm64 such arguments are on the stack: ctypes puts arguments beyond ``argtypes`` there."""
     called = []
 
     def sandbox_check(*arguments):

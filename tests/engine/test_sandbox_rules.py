@@ -1,4 +1,4 @@
-"""What is asked of each kernel, on a simulated one: every version of Landlock, none at all, and refusals in between."""
+"""The requests to each kernel, on a simulated one: every version of Landlock, none at all, and refusals in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hostile engine: whatever it says, its job is answered, nothing is believed, and the next one works."""
+"""A hostile engine: whatever it sends, its job is answered, nothing is believed, and the next job works."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def test_a_map_that_is_enlarged_or_halved_in_strips_is_the_same(picture, height)
 
 
 def test_a_map_of_many_channels_is_made_of_few_in_strips_of_its_own_size():
-    """Or a picture's first map would be one band: what is computed of a band, in float32, takes twice a map then."""
+    """Otherwise a picture's first map would be one band, whose intermediate results in float32 take twice a map."""
 
     class Layer:
         weight = np.zeros((64, 3, 3, 4))

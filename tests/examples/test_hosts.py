@@ -1,6 +1,6 @@
 """The examples of hosts in ``protocol/examples``: each is run against the daemon and prints what its page says.
 
-The example of a toolchain that is not here is skipped; where LOCARA_TOOLCHAINS names it, as CI does, it fails.
+An example whose toolchain is missing is skipped; if LOCARA_TOOLCHAINS names the toolchain, as in CI, it fails.
 """
 
 import os
@@ -24,7 +24,7 @@ WANTED = re.compile(
 
 
 def built(*command):
-    """A way to make a program of an example; its path is what stands for PROGRAM."""
+    """A way to build an example; PROGRAM stands for the program's path."""
     return lambda program: subprocess.run([word.replace("PROGRAM", str(program)) for word in command], check=True)
 
 
@@ -46,7 +46,7 @@ HOSTS = {
 
 
 def needed(*programs):
-    """Skips the test where a program is missing; fails it where that is promised to be there."""
+    """Skips the test if a program is missing; fails it if the program was promised."""
     missing = [program for program in programs if shutil.which(program) is None]
     if set(missing) & set(os.environ.get("LOCARA_TOOLCHAINS", "").split()):
         pytest.fail(f"{', '.join(missing)} is not here, and LOCARA_TOOLCHAINS says it is")

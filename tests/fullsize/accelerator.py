@@ -1,9 +1,9 @@
-"""All models at full size on a CUDA device: through the daemon, beside diffusers' own pipeline, in one run.
+"""All models at full size on a CUDA device: through the daemon and with diffusers' own pipeline, in one run.
 
     python -m fullsize.accelerator [MODEL[:QUANTIZATION] …] [--size N] [--steps N] [--folder DIR] [--compile MODEL …]
 
 For each model the daemon draws four pictures: the first one loads, the second is timed, the last two have previews, and
-the last one, which needs no more preparation, is timed. Then diffusers draws in a process of its own
+the last one, which needs no more preparation, is timed. Then diffusers draws in a separate process
 (``fullsize.plain``), which has loaded meanwhile, so there must be room for both; the two never compute at once.
 Memory is a process's peak, of main memory and device together. Weights are random (``models.py``), pictures
 nonsense. The next model is written while one is measured; a folder is deleted after its measurement. Prints one row per

@@ -1,4 +1,4 @@
-"""Full-size transformers through the MLX engine's streaming quantization: how long, and how much memory at the height.
+"""Full-size transformers through the MLX engine's streaming quantization: how long it takes, and the peak memory.
 
 For each model a synthetic transformer of the true configuration is written in bfloat16 shards. One process reads and
 quantizes it as the engine does, and saves it; another reads what was saved. Each says its peak as the operating system
@@ -99,7 +99,7 @@ def _peak(plan: Plan) -> int:
 
 
 def child(folder: Path, name: str, bits: int, mac: int | None, into: Path | None) -> dict[str, Any]:
-    """In a process of its own: read the component, quantized; save it if ``into`` is given."""
+    """In a separate process: read the component, quantized; save it if ``into`` is given."""
     import mlx.core as mx
 
     from locara_sidecar.engine.folder import model_folder

@@ -3,9 +3,10 @@
     python -m fullsize.mlx_step [MODEL:BITS …] [--size N] [--precision TYPE …] [--tiny]
 
 The weights are random and are made on the device, tensor by tensor, as the engine's loader would hand them over;
-nothing is read from a disk. Times are of whole evaluations, the middle one of five after two that are not counted; the
-first one, in which kernels are compiled, is told apart. A model whose weights alone are more than this machine gives an
-engine is left out, and one that fails does not take the others with it: each has a line that says so. Meant for Metal
+nothing is read from a disk. Times are of whole evaluations, the median of five after
+two that are not counted; the first one, which compiles kernels, is reported separately. A model whose weights alone
+exceed what an engine may use on this machine is left out, and one that fails does not affect the others: each has a
+line that says so. Meant for Metal
 and for MLX's CUDA build: on a processor a step of these sizes takes minutes (``--tiny`` shows that the program runs).
 """
 
@@ -26,7 +27,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from fullsize.mlx_families import DENOISERS
 from locara_sidecar.engine.mlx_engine import device
-from locara_sidecar.engine.mlx_engine.kernels import group_statistics, turned_heads
+from locara_sidecar.engine.mlx_engine.kernels import group_statistics, rotated_heads
 from locara_sidecar.engine.mlx_engine.tensors import weights
 from locara_sidecar.engine.mlx_engine.tensors.quantize import AffineQuantizer
 from locara_sidecar.machine import machine as machines
@@ -51,7 +52,7 @@ class DoesNotFitError(Exception):
 def made(model: str, bits: int, *, tiny: bool, room: int | None = None, precision: str = "bfloat16") -> Any:
     """Return the denoiser with random weights in two bytes each, linear layers of its blocks in ``bits``.
 
-    :param room: what the weights may take at most, in bytes.
+    :param room: the maximum size of the weights, in bytes.
     :raises DoesNotFitError: before anything is allocated.
     """
     denoiser = DENOISERS[model]
@@ -128,10 +129,10 @@ def measure(
 def _tried_kernels(module: Any, precision: str) -> list[str]:
     """Try our own kernels, as an engine does when it opens a model; return what those that are used are for."""
     where, dtype = "metal" if mx.metal.is_available() else "cpu", device.dtype_of(precision)
-    heads = getattr(getattr(module, "config", None), "turned_heads", None)
+    heads = getattr(getattr(module, "config", None), "rotated_heads", None)
     tried = {
         "group norms": group_statistics.try_out(where, dtype),
-        "queries and keys": heads is not None and turned_heads.try_out(where, turned_heads.Use(dtype, *heads)),
+        "queries and keys": heads is not None and rotated_heads.try_out(where, rotated_heads.Use(dtype, *heads)),
     }
     return [name for name, used in tried.items() if used]
 

@@ -1,4 +1,4 @@
-"""The other side of ``fullsize.accelerator``: diffusers' pipeline in a process of its own, called as its guide says.
+"""The other side of ``fullsize.accelerator``: diffusers' pipeline in a separate process, called as its guide says.
 
     python -m fullsize.plain FOLDER --size N --steps N [--compile]
 
@@ -57,7 +57,7 @@ class Plain:
         self._torch.cuda.synchronize()
 
     def encode(self) -> dict[str, Any]:
-        """The embeddings, by the names by which the pipeline takes them."""
+        """The embeddings, by the pipeline's parameter names."""
         given: dict[str, Any] = {"prompt": PROMPT, "prompt_2": None, "prompt_3": None, "negative_prompt": ""}
         takes = inspect.signature(self.pipe.encode_prompt).parameters
         guided = "negative_prompt" in takes and self._arguments.get("guidance_scale") != 0.0

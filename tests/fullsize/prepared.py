@@ -1,4 +1,4 @@
-"""A prepared form beside quantizing while reading: a whole model of full size, through the daemon, on the MLX engine.
+"""A prepared form compared with quantizing while reading: a whole full-size model, through the daemon, on MLX.
 
     python -m fullsize.prepared MODEL [--quantization 4bit] [--precision bfloat16] [--cold] [--folder DIR] [--keep]
 

@@ -1,4 +1,4 @@
-"""A model of full size through the daemon, as a host sees it: whether it fits, and how long it takes.
+"""A full-size model through the daemon, as a host sees it: whether it fits, and how long it takes.
 
     python -m fullsize.run MODEL [--size N] [--steps N] [--quantization Q] [--folder DIR] [--keep]
 

@@ -1,4 +1,4 @@
-"""What an autoencoder of the published size holds while it decodes and encodes in strips, on the processor.
+"""The memory that an autoencoder of the published size holds while it decodes and encodes in strips, on the CPU.
 
     python -m fullsize.strips [CASE …] [--engine torch|mlx]
 
@@ -30,7 +30,7 @@ def main() -> int:
     for case in options.cases or CASES:
         found = measured(case, options.engine)
         name, weights = f"{case.way} {case.side} {case.dtype}", found["weights"] / GB
-        rows.append(Row(f"{name}, held at the height", found["taken"] / GB, "GB", planned(case) / GB, "goal: the plan"))
+        rows.append(Row(f"{name}, held at the peak", found["taken"] / GB, "GB", planned(case) / GB, "goal: the plan"))
         with_weights = found["taken"] / GB + weights
         print(f"{name}: {found}", file=sys.stderr, flush=True)
         rows.append(Row(f"{name}, with weights", with_weights, "GB", GOALS.get(case.side), f"{found['seconds']:.0f} s"))

@@ -14,7 +14,7 @@ KNOWN = catalogue.load()
 
 
 def within(name, read):
-    """Whether a tensor is in none of the layers of a text encoder that are not read."""
+    """Whether a tensor is outside the layers of a text encoder that are not read."""
     layer = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
     return read is None or layer is None or int(layer[1]) < read
 

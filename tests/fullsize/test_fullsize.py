@@ -111,7 +111,7 @@ def test_a_step_of_every_denoiser_is_timed(model, precision):
 
 def test_a_step_is_timed_with_the_kernels_that_an_engine_would_use(monkeypatch):
     asked = []
-    for kernels in (mlx_step.group_statistics, mlx_step.turned_heads):
+    for kernels in (mlx_step.group_statistics, mlx_step.rotated_heads):
         monkeypatch.setattr(kernels, "try_out", lambda device, use: asked.append(use) or True)
     told = mlx_step.measure("flux.1-dev", 16, 64, tiny=True, precision="float16")
     assert told["ownKernels"] == ["group norms", "queries and keys"]
@@ -131,7 +131,7 @@ def test_what_an_autoencoder_of_the_true_size_holds_in_strips_is_measured(engine
 
 
 def test_a_model_that_does_not_fit_or_fails_leaves_the_others_their_times(monkeypatch, capsys):
-    """FLUX.1's 24 GB on a Mac with 16, and a fault of the GPU: both once took the times of all later models along."""
+    """FLUX.1's 24 GB on a Mac with 16, and a GPU fault: both once lost the times of all later models."""
     took = mlx_step.measure
 
     def measure(model, *how, **more):

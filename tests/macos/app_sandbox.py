@@ -1,8 +1,8 @@
-"""A tiny app in the App Sandbox that becomes the sidecar, so that a check can see it inside.
+"""A tiny app in the App Sandbox that becomes the sidecar, so that a check can observe it there.
 
-The app's only program replaces itself by the command that it is given. A sandbox stays with a process through that,
-so the interpreter, the daemon and the engine are inside as they are when a sandboxed host spawns them. It is signed ad
-hoc, which needs no account and runs on this machine only. NOT RUN by us so far.
+The app's only program replaces itself with the command that it gets. The process stays in its sandbox, so interpreter,
+daemon and engine are inside it, as when a sandboxed host spawns them. It is signed ad hoc, which needs no account and
+works on this machine only. NOT RUN by us so far.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SECONDS = 120
 
 
 def entitlements(readable: Iterable[Path]) -> dict[str, object]:
-    """The App Sandbox, and leave to read folders outside the container: where Python and this project lie."""
+    """The App Sandbox, with permission to read folders outside the container, where Python and this project are."""
     return {
         "com.apple.security.app-sandbox": True,
         "com.apple.security.temporary-exception.files.absolute-path.read-only": [f"{p}/" for p in readable],
@@ -33,10 +33,10 @@ def entitlements(readable: Iterable[Path]) -> dict[str, object]:
 
 
 def build(folder: Path, readable: Iterable[Path]) -> Path:
-    """Make the app below ``folder``; its program, to be put in front of a command.
+    """Create the app below ``folder``; return its program, to put in front of a command.
 
-    :raises OSError: the compiler is missing.
-    :raises subprocess.CalledProcessError: compiling or signing failed; ``stderr`` has why.
+    :raises OSError: if the compiler is missing.
+    :raises subprocess.CalledProcessError: if compiling or signing failed; ``stderr`` says why.
     """
     contents = folder / f"{_NAME}.app" / "Contents"
     program = contents / "MacOS" / _NAME
@@ -61,5 +61,5 @@ def build(folder: Path, readable: Iterable[Path]) -> Path:
 
 def _run(*words: str) -> None:
     if not shutil.which(words[0]):
-        raise FileNotFoundError(f"{words[0]} is not here: xcode-select --install brings it")
+        raise FileNotFoundError(f"{words[0]} is missing: xcode-select --install installs it")
     subprocess.run(words, check=True, capture_output=True, text=True, timeout=_SECONDS)

@@ -1,7 +1,7 @@
-"""``make check-mac``: all that has to be seen on a real Mac, in one report to send back. Here is what each part tells.
+"""``make check-mac``: everything that must be checked on a real Mac, in one report to send back; each part is here.
 
-Parts that are about macOS say "not on this system" elsewhere; the others run anywhere. Nothing is sent, nobody is
-asked for a password; the system itself may ask once whether the terminal may use the folder Documents (``tcc``).
+Parts about macOS report "not on this system" elsewhere; the others run anywhere. Nothing is sent, and no password is
+requested; the system itself may ask once whether the terminal may use the folder Documents (``tcc``).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 NOT_HERE = "not on this system"
 NOT_SEEN = "not seen"
-"""A part that ran, and did not come to see what it is about."""
+"""A part ran, but could not observe what it is about."""
 _FRAMES = 20  # lines of a traceback
-_ALL = 400_000  # characters: what thousands of tests say when many of them fail
+_ALL = 400_000  # characters: the output of thousands of tests, many of which fail
 _LONG = 3 * HOUR
 _SPARE = HOUR / 6
-"""For a part to end by itself what took too long."""
+"""Time for a part to end by itself something that takes too long."""
 _DOCTOR = "the last line of stdout: that all is well, or what is wrong and what to do"
 _LIST = "import os, sys; os.listdir(sys.argv[1])"
 
@@ -44,7 +44,7 @@ class Part(NamedTuple):
     :param mac: whether it is about macOS.
     :param look: what to look for in its result.
     :param denials: whether to add what macOS's sandboxes denied meanwhile.
-    :param seconds: what it has started is killed then.
+    :param seconds: after this, everything that it has started is killed.
     """
 
     run: Callable[[], dict[str, Any]]
@@ -92,9 +92,9 @@ def _draw(out: str) -> dict[str, Any]:
 
 
 def _tcc(documents: Path, listing: str = _LIST, patience: float = 3.0) -> dict[str, Any]:
-    """See that nothing waits for the user while macOS asks about a folder.
+    """Check that nothing waits for the user while macOS asks about a folder.
 
-    A process that lists the folder tells whether it asks: then that waits, too, until the question is answered.
+    A process that lists the folder shows whether macOS asks: if so, it waits until the question is answered.
     """
     with subprocess.Popen([sys.executable, "-c", listing, str(documents)], stderr=subprocess.DEVNULL) as question:
         try:
@@ -240,7 +240,7 @@ PARTS: dict[str, Part] = {
 
 @contextlib.contextmanager
 def _stderr_in(file: int) -> Generator[None]:
-    """Within the block, what daemons log goes to a file and not between the lines for whoever runs this."""
+    """Within the block, daemons log to a file, not between the lines that the user reads."""
     sys.stderr.flush()
     before = os.dup(2)
     os.dup2(file, 2)
@@ -262,7 +262,7 @@ def seen(part: Part) -> dict[str, Any]:
         try:
             with _stderr_in(log.fileno()):
                 result = part.run()
-        except Exception as error:  # noqa: BLE001  the report is worth more than this part
+        except Exception as error:  # noqa: BLE001  the report matters more than this part
             where = traceback.format_exc().splitlines()[-_FRAMES:]
             result = {"ok": False, "error": f"{type(error).__name__}: {error}"[:TAIL], "where": where}
         log.seek(0)
@@ -280,11 +280,11 @@ def seen(part: Part) -> dict[str, Any]:
 
 
 def report(names: list[str], path: Path, told: Callable[[str], None] = print) -> dict[str, Any]:
-    """Run parts, and write what each found into the report as soon as it is over.
+    """Run parts, and write each result to the report as soon as the part has ended.
 
-    What the report has of other parts stays in it, so that a run that was interrupted can be continued.
+    The report keeps the results of other parts, so an interrupted run can be continued.
 
-    :return: what the parts of this run found, by name.
+    :return: the results of this run's parts, by name.
     """
     whole: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):

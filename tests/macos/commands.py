@@ -1,4 +1,4 @@
-"""Runs commands for ``make check-mac`` and keeps what they said in a form that can be judged without asking back."""
+"""Runs commands for ``make check-mac`` and keeps their output in a form that can be judged without further help."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 HOUR = 3600.0
 TAIL = 6000
-"""Characters of what a command said."""
+"""Characters of a command's output."""
 _ABOUT = 'eventMessage CONTAINS "deny(" AND (eventMessage CONTAINS "ython" OR eventMessage CONTAINS "Compiler")'
 _DENIAL = re.compile(r"(?:Sandbox: )?(\S+?)\(\d+\) (deny\(\d+\) .+)")
 
 
 def command(words: list[str], seconds: float = HOUR, *, tail: int = TAIL, **more: Any) -> dict[str, Any]:
-    """Run a command from the checkout's root, with what it starts; neither outlives ``seconds``.
+    """Run a command from the checkout's root; neither it nor the processes that it starts outlive ``seconds``.
 
-    :param tail: the last characters to keep of each output, also if it was not over in time.
-    :param more: for :class:`subprocess.Popen`.
+    :param tail: how many characters to keep from the end of each output, even if it did not end in time.
+    :param more: arguments for :class:`subprocess.Popen`.
     """
     began = time.monotonic()
     status: int | str
@@ -62,14 +62,14 @@ def command(words: list[str], seconds: float = HOUR, *, tail: int = TAIL, **more
 
 
 def python(*words: str, seconds: float = HOUR) -> dict[str, Any]:
-    """Run this interpreter, where it finds the modules of the tests and of the packaging."""
+    """Run this interpreter with the modules of the tests and the packaging on its path."""
     places = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "packaging")])
     return command([sys.executable, *words], seconds, env={**os.environ, "PYTHONPATH": places})
 
 
 def read(found: dict[str, Any]) -> dict[str, Any]:
-    """Put what a command printed as JSON into ``told``, so that whoever reads the report need not undo the quotes:
-    all of it, or a list of the lines that are JSON."""
+    """Put a command's JSON output into ``told``, so that a reader of the report need not undo the quotes: all of it, or
+    a list of the lines that are JSON."""
     lines: list[Any] = []
     for text in (found["stdout"], *found["stdout"].splitlines()):
         with contextlib.suppress(ValueError):
@@ -83,8 +83,8 @@ def read(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def denials(since: float) -> dict[str, int] | str:
-    """Return what macOS's sandboxes denied Python and Metal's compilers since then (as of ``time.time()``), and how
-    often; a sentence if the system's log cannot be read."""
+    """Return what macOS's sandboxes have denied to Python and Metal's compilers since that time (as in
+    ``time.time()``), and how often; a sentence if the system's log cannot be read."""
     start = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
     words = ["/usr/bin/log", "show", "--start", start, "--style", "compact", "--predicate", _ABOUT]
     found = command(words, 300, tail=1 << 20)
@@ -92,12 +92,12 @@ def denials(since: float) -> dict[str, int] | str:
 
 
 def counted(log: str) -> dict[str, int]:
-    """Return the denials in lines of the system's log, without times and process ids, and how often each is there."""
+    """Return the denials in the system's log, without times and process ids, and how often each occurs."""
     return dict(Counter(f"{match[1]} {match[2].strip()}" for match in map(_DENIAL.search, log.splitlines()) if match))
 
 
 def by_line(found: Any) -> Any:
-    """Return the same with every text of several lines as a list of them, which JSON shows one below the other."""
+    """Return the same with each multi-line text as a list of lines, which JSON shows one below the other."""
     match found:
         case str():
             return found.splitlines() if "\n" in found.strip() else found
@@ -111,8 +111,8 @@ def by_line(found: Any) -> Any:
 
 @contextlib.contextmanager
 def bounded(seconds: float) -> Generator[threading.Event]:
-    """Kill what this process starts within the block, with all that this starts, after so many seconds, so that nothing
-    waits for it for ever. The event says that this has happened."""
+    """Kill everything that this process starts within the block, directly or not, after that many seconds, so that
+    nothing waits forever. The event is set if that happened."""
     over, late = threading.Event(), threading.Event()
     before = set(psutil.Process().children())
 

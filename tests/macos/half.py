@@ -28,7 +28,7 @@ def judged(steps: list[dict[str, Any]], said: str) -> dict[str, Any]:
     """Return the ratios of the times and the verdict.
 
     :param steps: the lines that ``fullsize.mlx_step`` printed.
-    :param said: all that it printed; the first line ends with the chip's name.
+    :param said: everything that it printed; the first line ends with the chip's name.
     """
     took = {
         (f"{step['model']}:{step['bits']}", step["precision"]): step["stepSeconds"]
@@ -48,6 +48,6 @@ def _verdict(ratios: dict[str, float], *, affected: bool) -> str:
     if not affected:
         return f"no effect: this chip has bfloat16 (float16 is faster with {len(faster)} of {len(ratios)} models)"
     if len(faster) == len(ratios):
-        return "turn it on: serve --prefer-float16 (weights were random: look at pictures of your models, too)"
+        return "turn it on: serve --prefer-float16 (weights were random: look at pictures from your models, too)"
     slow = sorted(ratios.keys() - faster)
     return f"leave it off: float16 is not worth it with {', '.join(slow)}"

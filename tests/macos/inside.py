@@ -1,4 +1,4 @@
-"""What is tried inside the engine's own profile: whether Metal computes there, and whether other programs help."""
+"""Attempts inside the engine's own profile: whether Metal computes there, and whether other programs help."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ import numpy as np
 from mlx import nn
 from locara_sidecar.engine.mlx_engine import device
 from locara_sidecar.engine.mlx_engine.denoisers import rotary
-from locara_sidecar.engine.mlx_engine.kernels import turned_heads
+from locara_sidecar.engine.mlx_engine.kernels import rotated_heads
 picture, count, size = int(sys.argv[2]), 24, 128
 places = np.concatenate([np.zeros((512, 3)), np.random.default_rng(1).integers(0, 64, (picture, 3))])
 rotation = rotary.rotation_at(places, (16, 56, 56), 10_000.0)
@@ -110,7 +110,7 @@ where = device.choose_device()
 mx.eval(rotation, *(values for stream in apart + together for values in stream[:3]))
 plain = both()
 began = time.monotonic()
-trusted = {str(dtype): turned_heads.try_out(where, turned_heads.Use(dtype, count, size))
+trusted = {str(dtype): rotated_heads.try_out(where, rotated_heads.Use(dtype, count, size))
            for dtype in (mx.bfloat16, mx.float16, mx.float32)}
 tried = time.monotonic() - began
 print(json.dumps({"kind": found.kind, "device": where, "trusted": trusted, "trying_s": tried, "plain": plain,
@@ -156,7 +156,7 @@ def norms() -> dict[str, Any]:
 
 
 def heads() -> dict[str, Any]:
-    """Try its kernel for queries and keys there, and time what a block of FLUX does before attention, likewise."""
+    """Likewise try its kernel for queries and keys, and time what a FLUX block does before attention."""
     return _tried(HEADS, "4096")
 
 
@@ -168,15 +168,15 @@ def _tried(program: str, size: str) -> dict[str, Any]:
 
 
 def computes(start: dict[str, Any]) -> bool:
-    """Whether it computed, on the GPU and inside a profile; whether that one blocks all, another part tells."""
+    """Whether it computed on the GPU, inside a profile; another part checks whether the profile blocks everything."""
     told: dict[str, Any] = start.get("told", {})
     return bool(start["ok"] and told) and (told["kind"], told["gpu"], told["finite"]) == ("seatbelt", True, True)
 
 
 def opened() -> dict[str, Any]:
-    """Have other programs open, copy, find and fetch something, inside the profile and, for comparison, outside.
+    """Let other programs open, copy, find and fetch something, inside the profile and, for comparison, outside.
 
-    Each is told as its status, the end of what it said, and how many bytes it gave.
+    Each is reported with its status, the end of its messages, and the number of bytes that it returned.
     """
     with _served() as address, tempfile.TemporaryDirectory(prefix="locara-check-") as scratch:
         empty = [*_MUST_BE_EMPTY, ["/usr/bin/curl", "-sS", "-m", "5", address]]
@@ -189,7 +189,7 @@ def opened() -> dict[str, Any]:
 
 
 def is_helpless(tried: dict[str, list[Any]]) -> bool:
-    """Whether no program did what it was asked to."""
+    """Whether no program did what was requested."""
     failed = [tried[words[0]][0] != 0 for words in _MUST_FAIL]
     others = set(tried) - {words[0] for words in _MUST_FAIL}
     return all(failed) and not any(tried[name][2] for name in others)
@@ -200,7 +200,7 @@ def _ask(scratch: str, tried: list[list[str]]) -> dict[str, Any]:
 
 
 def _own_cache() -> Path | None:
-    """Return the folder in which the engine lets Metal keep compiled kernels; None on other systems."""
+    """Return the folder where the engine lets Metal keep compiled kernels; None on other systems."""
     if sys.platform == "win32":
         return None
     with contextlib.suppress(ValueError, OSError):
@@ -216,7 +216,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def _served() -> Generator[str]:
-    """Serve something on this machine, at the address that is returned."""
+    """Serve something on this machine; return its address."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "index.html").write_text("reached\n", encoding="utf-8")
         handler = functools.partial(_Quiet, directory=folder)

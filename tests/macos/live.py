@@ -76,8 +76,8 @@ def cancel_in_step(engine: str = "auto") -> dict[str, Any]:
 
 
 def open_files(folder: Path, before: Sequence[str] = (), engine: str = "auto") -> dict[str, Any]:
-    """A picture read from and another written to files that we have open; and whether the sidecar reaches the first one
-    by its path, too. ``before`` is put in front of the sidecar's command."""
+    """Read a picture from an open file and write another to an open file; also check whether the sidecar can open the
+    first one by path. ``before`` is put in front of the sidecar's command."""
     source, out = folder / "in.png", folder / "out.png"
     Image.new("RGB", (128, 128), (30, 90, 200)).save(source)
     out.touch()
@@ -121,8 +121,8 @@ def awake_while_drawing(assertions: Callable[[], str], engine: str = "auto") -> 
 
 
 def cancel_while_asked(folder: Path, engine: str = "auto", after: float = 5.0) -> dict[str, Any]:
-    """A picture for a folder that the system asks the user about: cancelled after so many seconds, while the question
-    is open, and the session ended. Neither may wait for the user."""
+    """Draw a picture for a folder that the system asks the user about; cancel it after that many seconds, while the
+    question is open, and end the session. Neither may wait for the user."""
     with _opened(str(folder), engine) as sidecar:
         call = sidecar.start("image.generate", _asked(2), stream=True)
         time.sleep(after)

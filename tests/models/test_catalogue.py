@@ -182,7 +182,7 @@ def test_a_digest_depends_on_names_and_bytes_and_nothing_else(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="sparse files, and names that are no UTF-8")
 @pytest.mark.parametrize("name", [b"tokenizer.json", b"notes.txt", b"\xff.safetensors"])
 def test_a_file_that_is_no_models_is_refused_before_a_folder_is_hashed(tmp_path, name):
-    """A hundred gigabytes take minutes, and a name that is no UTF-8 was an InternalError after them."""
+    """Hashing a hundred gigabytes takes minutes, after which a name that is not UTF-8 used to be an InternalError."""
     (tmp_path / "large.safetensors").touch()
     os.truncate(tmp_path / "large.safetensors", 100 << 30)
     file = os.path.join(os.fsencode(tmp_path), name)
@@ -258,7 +258,7 @@ def test_an_entry_that_allows_no_picture_or_too_many_is_left_out(tmp_path, said)
     ],
 )
 def test_an_entry_promises_nothing_that_its_family_is_not_run_with(tmp_path, model, change, fault):
-    """Otherwise guidance, a negative prompt or a strength would be taken and have no effect."""
+    """Otherwise guidance, a negative prompt or a strength would be accepted without effect."""
     entry = json.loads((catalogue.SHIPPED / f"{model}.json").read_text()) | {"id": "mine"}
     entry["defaults"] |= {"guidance": change.get("guidance", entry["defaults"]["guidance"])}
     change = {name: value for name, value in change.items() if name != "guidance"}

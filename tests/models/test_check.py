@@ -133,7 +133,7 @@ def test_what_is_no_safetensors_json_or_text_is_refused_by_its_name_and_kind(nam
 
 
 def test_the_names_of_all_files_are_bounded_together():
-    """What lists them, the store's ``meta.json`` and an error, has a bound, too."""
+    """The store's ``meta.json`` and an error, which list them, are bounded, too."""
     check.check_names(f"{number:04}{'x' * 244}.json" for number in range(check.MAX_FILES))
     long = [f"{number:04}/" + "/".join(["\u4e00" * 80] * 6) + ".json" for number in range(check.MAX_FILES)]
     assert all(len(name) <= check._MAX_PATH for name in long)

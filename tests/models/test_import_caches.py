@@ -44,7 +44,7 @@ def test_a_link_that_leads_elsewhere_is_refused(store, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="links and names of POSIX")
 @pytest.mark.parametrize("what", ["blobs", "snapshots", "snapshot"])
 def test_a_cache_whose_folders_are_links_gets_nothing_of_what_they_lead_to(store, tmp_path, what):
-    """Its links would lead to a private key, and a text of a model may hold anything."""
+    """Its links would lead to a private key, and a model's text file may contain anything."""
     repository = hf_cache(tmp_path / "hub", write_model(tmp_path / "source", extra={"notes.txt": b"a private key"}))
     folder = repository / what
     if what == "snapshot":

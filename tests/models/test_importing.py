@@ -100,7 +100,7 @@ def test_a_pipe_in_a_folder_is_refused(store, tmp_path, path):
 @pytest.mark.parametrize("where", ["folder", "cache"])
 @pytest.mark.parametrize("path", ["text_encoder/config.json", "tokenizer/merges.txt", WEIGHTS])
 def test_a_file_that_is_refused_for_its_length_is_not_copied_first(store, tmp_path, where, path, monkeypatch):
-    """A sparse file costs its author nothing, and whoever copies it minutes and the disk."""
+    """A sparse file costs its author nothing, but copying it takes minutes and fills the disk."""
     source = write_model(tmp_path / "source", extra={"tokenizer/merges.txt": b"a b"})
     os.truncate(source / path, 16 << 30)
     if where == "cache":

@@ -159,7 +159,7 @@ def test_a_name_that_is_no_repositorys_is_not_asked_for(store, hub, name):
 
 @pytest.fixture
 def kept(tmp_path):
-    """A file of the user's, beside the cache."""
+    """A user's file next to the cache."""
     file = tmp_path / "keys.json"
     file.write_text('{"key": "of the user"}')
     file.chmod(0o600)
@@ -179,8 +179,8 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("hash_of", ELSEWHERE.values(), ids=ELSEWHERE)
 def test_what_is_no_hash_leads_nowhere(store, hub, kept, hash_of):
-    """A file of the store has its hash for a name: a hub's path for it would be a file of the user's, and its git id
-    is all right."""
+    """A file in the store is named by its hash: a path from a hub in its place would be a user's file, while a git id
+    is fine."""
     size = kept.stat().st_size
     stolen = {"rfilename": "stolen.json", "size": size, "blobId": "a" * 40}
     stolen["lfs"] = {"sha256": hash_of(store, kept), "size": size}
@@ -211,7 +211,7 @@ def test_a_name_longer_than_any_path_is_refused_in_a_few_words(store, hub):
 
 @pytest.mark.parametrize(("name", "size"), [("model_index.json", 5 << 20), ("tokenizer/vocab.json", 17 << 20)])
 def test_a_text_file_that_is_announced_too_long_is_not_fetched(store, hub, name, size):
-    """Its bytes would have come, been hashed and then been refused."""
+    """Otherwise its bytes would be downloaded and hashed, and only then refused."""
     told(hub, json.dumps(INFO | {"siblings": [FILE | {"rfilename": name, "size": size}]}).encode())
     error = error_of(download, store, hub)
     assert (error.kind, error.data["file"]) == ("IntegrityError", name)

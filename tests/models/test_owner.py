@@ -75,7 +75,7 @@ def test_where_the_system_does_not_tell_what_it_is_only_this_process_is_known(mo
 
 @pytest.fixture
 def a_mac(monkeypatch):
-    """Makes this process one of a Mac's, which its calls are played by."""
+    """Makes this process appear to run on a Mac, by simulating its calls."""
 
     def play(mac):
         monkeypatch.setattr(sys, "platform", "darwin")

@@ -1,5 +1,6 @@
-"""Published folders imported by the shipped entries: everything that an engine needs, and no variant that nobody
-reads."""
+"""Published folders imported by the shipped entries: everything that an engine needs, and no variant that is never
+read.
+"""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Shipped files name nobody's folders."""
+"""Shipped files contain no paths of developers' folders."""
 
 import re
 from pathlib import Path

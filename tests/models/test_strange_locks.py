@@ -1,5 +1,5 @@
 """File systems where ``flock`` always succeeds or never does, or that are read-only: nothing published is truncated,
-nothing in use is removed, what a killed process left is continued, and nothing piles up.
+nothing in use is removed, a killed process's work is resumed, and nothing piles up.
 
 ``disk.lock_fd`` is the only place that locks; here it is replaced by the answers of such a file system.
 """
@@ -50,7 +50,7 @@ def locks(request, monkeypatch):
 
 @contextlib.contextmanager
 def process(store, locks, script, key=""):
-    """Start another process and wait until it is ``ready``; it ends when told to go on, or is killed at the end."""
+    """Start another process and wait until it is ``ready``; it ends when it may continue, or is killed at the end."""
     argv = [sys.executable, "-c", PLAY + script, str(store.root), locks, key]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as other:

@@ -104,7 +104,7 @@ def test_an_entry_that_cannot_be_read_is_passed_over_and_said_so(store, good, ca
 
 
 def test_every_member_with_every_value_makes_an_entry_that_is_read_or_passed_over(store, good):
-    """As another version of the program might write them, or an engine might get them written."""
+    """As another version of the program might write them, or an engine might cause them to be written."""
     before = told(store, good)
     for installed in good:
         meta = json.loads((installed.folder / META).read_bytes()) | {"digest": f"sha256:{KEY}", "ids": []}

@@ -274,7 +274,7 @@ def test_only_a_strong_validator_is_kept_for_the_next_try(tmp_path, etag, kept):
 
 @pytest.mark.parametrize("etag", ['"\xe9"', '"\r\nx: y"', '"' + "x" * 300_000 + '"'])
 def test_a_validator_of_the_cache_that_no_header_can_hold_is_none(tmp_path, etag):
-    """One of a hub's that could not be sent back would have made every later try fail."""
+    """An ETag of a hub's that could not be sent back used to make every later attempt fail."""
     part = partial.claim(tmp_path, "a")
     part.write(b"by")
     part._note.write_text(json.dumps({"etag": etag}))

@@ -226,7 +226,7 @@ def test_only_what_tells_styles_apart_counts_twice():
 
 
 class FakeWriter:
-    """Two phrases, each of a thing of its own."""
+    """Two phrases, each for a different thing."""
 
     def __init__(self):
         self.meanings = {"cat": [0], "dogs": [1]}

@@ -71,7 +71,7 @@ def start(desktop, tmp_path):
 
 
 def test_every_file_of_the_sidecar_is_as_built_and_it_draws_with_the_variables_that_an_appimage_has(desktop):
-    """What starts an AppImage points Python, and the loader of libraries, into it."""
+    """An AppImage's launcher points Python, and the dynamic loader, into it."""
     inside = "/tmp/squashfs-root/usr"
     pointed = {"PYTHONHOME": f"{inside}/", "PYTHONPATH": f"{inside}/share", "LD_LIBRARY_PATH": f"{inside}/lib"}
     program = f"env {_words(pointed)} squashfs-root/{FOLDER}/locara-sidecar"
@@ -91,7 +91,7 @@ def test_unpacked_it_draws_in_its_window_for_an_ordinary_user_and_goes_on_when_i
 
 @pytest.mark.skipif(not FUSE.exists(), reason="there is no /dev/fuse here")
 def test_mounted_it_draws_in_its_window_and_goes_on_when_it_is_replaced(desktop, start):
-    """For root, where nobody else may open /dev/fuse: a container's."""
+    """As root, because nobody else may open /dev/fuse, as in a container."""
     user = USER if stat.S_IMODE(FUSE.stat().st_mode) & 0o006 == 0o006 else 0
     desktop.install("fuse3")
     drawn(desktop, start(user=user), "/tmp/.mount_", user)
@@ -122,7 +122,7 @@ def drawn(desktop, page, inside, user):
 
 
 def put(desktop):
-    """The AppImage, in the place of the one that is there, as an update does it."""
+    """Replace the AppImage, as an update does."""
     file = desktop.root / AT.lstrip("/")
     new = file.with_suffix(".new")
     shutil.copyfile(APPIMAGE, new)

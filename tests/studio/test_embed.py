@@ -1,8 +1,8 @@
 """README.md's "Embed in Tauri", followed step by step in an empty folder: from nothing to a picture in a window.
 
-And how ui/README.md says that the components get into a project.
+Also how to add the components to a project, as described in ui/README.md.
 
-``make test-embed`` runs it; it takes the npm registry and crates.io, because step 1 does.
+``make test-embed`` runs it; it needs the npm registry and crates.io, because step 1 does.
 """
 
 import json
@@ -48,7 +48,7 @@ def checkout(folder):
 
 
 def changed(file, change):
-    """Write a JSON file anew."""
+    """Rewrite a JSON file."""
     whole = json.loads(file.read_text())
     change(whole)
     file.write_text(json.dumps(whole, indent=2))

@@ -75,7 +75,7 @@ def test_its_sidecar_draws_confined_for_a_user_who_may_write_nothing_there(insta
 
 
 def test_it_draws_in_its_window_and_goes_on_while_the_package_is_replaced(installed, start):
-    """dpkg puts each new file in the place of the old one, one by one, while the old daemon runs."""
+    """dpkg replaces the files one by one while the old daemon runs."""
     page, pictures = start(), installed.root / HOME / "Pictures/studio"
     draw(page, SUN)
     finished(page, pictures, 1)
@@ -124,7 +124,7 @@ def replaced_while_it_draws(installed, page, package, pictures):
 
 
 def newer(scratch, package):
-    """The package again, as another version: of the app, of the sidecar, with a file less, one more and one changed."""
+    """The package as another version, of the app and of the sidecar: one file less, one more, and one changed."""
     unpacked = scratch / "unpacked"
     subprocess.run(["dpkg-deb", "--raw-extract", DEB, unpacked], check=True)
     control = unpacked / "DEBIAN/control"

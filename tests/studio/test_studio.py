@@ -37,22 +37,22 @@ class Studio(App):
         self._shots = shots
 
     def shot(self, name):
-        """Keep the page as it looks now."""
+        """Save a screenshot of the page."""
         if self._shots:
             self._shots.mkdir(parents=True, exist_ok=True)
             self.page.screenshot(self._shots / f"{name}.png")
 
     def draw(self, prompt):
-        """Ask for a picture."""
+        """Request a picture."""
         self.page.write("textarea", prompt)
         self.page.click("button", "Draw")
 
     def long(self):
-        """From now on a call takes minutes."""
+        """Make calls take minutes from now on."""
         self.options(Steps=200, Pictures=16)
 
     def options(self, **values):
-        """Unfold the options, and type these."""
+        """Expand the options, and enter these."""
         self.page.click("summary", "Options")
         for label, value in values.items():
             self.page.until("the options are the model's", lambda label=label: self.page.script(_LABELLED, label))
@@ -72,7 +72,7 @@ class Studio(App):
         self.page.until("it draws", draws)
 
     def another_window(self):
-        """Open one, with the app's button, and turn to it."""
+        """Open a window with the app's button, and switch to it."""
         before = self.page.windows()
         self.page.click("button", "New window")
         until("a window is opened", lambda: len(self.page.windows()) > len(before))
@@ -81,7 +81,7 @@ class Studio(App):
         self.page.find("textarea")
 
     def saved(self):
-        """How many pictures there are. Each is a whole one."""
+        """Return how many pictures there are; each must be complete."""
         files = list(self.pictures.iterdir())
         for file in files:
             with Image.open(file) as picture:
@@ -115,7 +115,7 @@ return window.__TAURI_INTERNALS__.invoke(arguments[0], { params: {} }).then(() =
 
 @pytest.fixture(scope="module")
 def screen():
-    """A display; what is needed and missing fails here."""
+    """A display; fails if something needed is missing."""
     assert not missing(), f"not here: {', '.join(missing())}"
     with display() as name:
         yield name

@@ -1,4 +1,4 @@
-"""A machine without Python: a root folder with the C library and a shell, or one that was made by debootstrap.
+"""A machine without Python: a root folder with the C library and a shell, or one made by debootstrap.
 
 As a program, started by root in a mount and a process namespace of its own (``command`` writes that line): makes the
 folder its root, with the bundle (if any) mounted read-only somewhere in it, becomes another user and is replaced by a
@@ -23,7 +23,7 @@ _C_LIBRARY = (
 
 
 def minimal(folder: Path) -> Path:
-    """A root folder with nothing but the C library and ``sh``."""
+    """Make a root folder with nothing but the C library and ``sh``."""
     shell = shutil.which("dash") or "/bin/sh"
     listed = subprocess.run(["ldd", shell], capture_output=True, text=True, check=True).stdout
     loader = next(word for word in listed.split() if word.startswith("/") and "ld-linux" in word)
@@ -41,7 +41,7 @@ def minimal(folder: Path) -> Path:
 
 
 def command(root: Path, bundle: Path | None, at: str, *words: str, user: int = 0) -> list[str]:
-    """The line that runs ``words`` in ``root`` as ``user``, with ``bundle`` at the path ``at``; None: what is there."""
+    """Return the command that runs ``words`` in ``root`` as ``user``, with ``bundle`` (if any) mounted at ``at``."""
     start = ["unshare", "--mount", "--pid", "--fork", "--kill-child", sys.executable, "-I", __file__]
     return [*start, str(root), str(bundle or ""), at, str(user), *words]
 

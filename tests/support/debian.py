@@ -1,4 +1,4 @@
-"""A minimal Debian without Python, made by debootstrap, and what a user does there in the window of the example app."""
+"""A minimal Debian without Python, made by debootstrap, and a user's actions there in the window of the example app."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MARKS = [
 
 
 class Debian:
-    """Its root folder. Each command has its own ``/tmp``, which is gone with it."""
+    """Its root folder. Each command has its own ``/tmp``, which is removed afterwards."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -49,17 +49,17 @@ class Debian:
     def run(
         self, *words: str, user: int = 0, env: Mapping[str, str] = PLAIN, seconds: float = 600
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in it, as a user."""
+        """Run a command in it as a user."""
         start = clean_room.command(self.root, None, "", *words, user=user)
         return subprocess.run(start, env=env, capture_output=True, text=True, timeout=seconds, check=False)
 
     def install(self, *packages: str) -> None:
-        """Have apt install packages, or files of packages, with what they depend on."""
+        """Have apt install packages, or package files, with their dependencies."""
         done = self.run("/usr/bin/env", "apt-get", "install", "-y", "--no-install-recommends", *packages)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
     def pythons(self) -> list[str]:
-        """The programs and libraries of a Python in it, but for those in the app."""
+        """Return programs and libraries of any Python in it, except those in the app."""
         found: list[str] = []
         for folder in ("usr/bin", "usr/local/bin", "usr/lib", "opt"):
             for where, folders, names in os.walk(self.root / folder):
@@ -68,7 +68,7 @@ class Debian:
         return found
 
     def home(self, user: int = 0) -> Path:
-        """A new home folder in it, whose GTK moves nothing: that takes a core of a machine without a GPU."""
+        """Return a new home folder in it, without GTK's animations, which use a whole core if there is no GPU."""
         home = self.root / HOME
         shutil.rmtree(home, ignore_errors=True)  # in a Debian that was made before
         settings = home / ".config/gtk-3.0/settings.ini"
@@ -81,7 +81,7 @@ class Debian:
 
 @contextlib.contextmanager
 def made() -> Iterator[Debian]:
-    """One of the release of this machine, whose C library the package needs; LOCARA_CLEAN_ROOM names one to change."""
+    """Make one of this machine's release, whose C library the package needs; LOCARA_CLEAN_ROOM names one to modify."""
     given = os.environ.get("LOCARA_CLEAN_ROOM")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)  # for every user: what is in it becomes the root
@@ -104,30 +104,30 @@ def _debootstrapped(root: Path) -> Path:
 
 
 def on(screen: str) -> dict[str, str]:
-    """The environment of an app on a display of this machine."""
+    """Return the environment of an app on a display of this machine."""
     shown = {"DISPLAY": screen, "GDK_BACKEND": "x11", "NO_AT_BRIDGE": "1", "LIBGL_ALWAYS_SOFTWARE": "1"}
     return {**PLAIN, "HOME": f"/{HOME}", **shown}
 
 
 def needs_window() -> None:
-    """Skip the test where no window can be shown or steered."""
+    """Skip the test where no window can be shown or controlled."""
     if missing():
         pytest.skip(f"not here: {', '.join(missing())}")
 
 
 def daemons() -> list[psutil.Process]:
-    """The sidecars of an app that this test has started."""
+    """Return the sidecars of an app that this test has started."""
     children = psutil.Process().children(recursive=True)
     return [one for one in children if "locara_sidecar" in line(one) and "serve" in line(one)]
 
 
 def draw(page: Browser, prompt: str) -> None:
-    """Ask for a picture in the window."""
+    """Request a picture in the window."""
     page.write("textarea", prompt)
     page.click("button", "Draw")
 
 
 def finished(page: Browser, folder: Path, count: int) -> None:
-    """Wait until the folder has so many pictures, and the page says that the last one is done."""
+    """Wait until the folder has this many pictures and the page says that the last one is done."""
     page.until(f"{count} are there", lambda: len(list(folder.glob("*.png"))) == count)
     page.until("it says so", lambda: "Done" in page.text(STATUS))

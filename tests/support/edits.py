@@ -1,4 +1,4 @@
-"""What tests edit: a picture of soft shapes, and a mask that is not aligned with the latent grid."""
+"""What tests edit: a picture with soft shapes, and a mask that is not aligned with the latent grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines in this process's memory, for tests of the client: the fake engine in a thread, and one that plays a part."""
+"""Engines in this process's memory, for tests of the client: the fake engine in a thread, and a scripted one."""
 
 # pyright: reportMatchNotExhaustive=false
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Control(JobControl):
 
 
 class FakeEngine:
-    """What ``engine/worker.py`` does with the fake engine's runtime, but without a process, so no fault may end one."""
+    """What ``engine/worker.py`` does with the fake engine's runtime, but without a process, so no fault may end it."""
 
     def __init__(self):
         self._jobs = queue.SimpleQueue()
@@ -100,7 +100,7 @@ def deadly(text):
 
 
 class Played:
-    """An engine that does as a test says; by default it is ready at once, draws nothing and obeys.
+    """An engine that a test scripts; by default it is ready at once, draws nothing and obeys.
 
     :param on_job: called with the connection and the spec of a job; None: nothing is said of it.
     :param on_cancel: the same, for a cancel of a job that has not ended.

@@ -23,8 +23,9 @@ def made(**switches: Any) -> Any:
 
 
 def boisterous(wide: str) -> Any:
-    """Return one whose layer for the text gives more than 65,504, or whose gates and values multiply to more than that,
-    or whose sums of branches do."""
+    """Return one whose layer for the text exceeds 65,504, or whose products of gates and values do, or whose sums of
+    branches.
+    """
     import torch
 
     model = made()

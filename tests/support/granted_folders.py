@@ -104,7 +104,7 @@ def manifest(**capabilities: Any) -> dict[str, Any]:
 
 
 def grant_for(folder: Path) -> FolderGrant:
-    """Return a grant to write, obtained in the only way there is."""
+    """Return a grant to write, obtained in the only possible way."""
     manifest = {
         "schema": "locara/v1",
         "name": "campaign",
@@ -126,7 +126,7 @@ def open_folder(
 
 
 def read_grant_for(folder: Path) -> FolderGrant:
-    """Return a grant to read, obtained in the only way there is."""
+    """Return a grant to read, obtained in the only possible way."""
     manifest = {
         "schema": "locara/v1",
         "name": "campaign",
@@ -141,7 +141,7 @@ def read_grant_for(folder: Path) -> FolderGrant:
 
 
 class Faulty:
-    """Fail the call with the number ``fail_at``; ``calls`` are the names of the calls that were made."""
+    """Fail the call with the number ``fail_at``; ``calls`` are the names of the calls made so far."""
 
     def __init__(self, fail_at: int | None = None, number: int = errno.EIO) -> None:
         self.calls: list[str] = []

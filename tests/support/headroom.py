@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def without_headroom(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take it away until the test ends: float16 is then float16 throughout."""
+    """Disable it until the test ends: float16 is then used throughout."""
     from locara_sidecar.engine.mlx_engine.denoisers import headroom
 
     def restored(layer: Any, x: Any) -> Any:

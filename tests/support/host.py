@@ -70,7 +70,7 @@ class Host(Sidecar):
         return [target for target in targets if target.startswith(f"{self.folder}/")]
 
     def check(self):
-        """Fail if the daemon has violated the contract since this was last asked."""
+        """Fail if the daemon has violated the contract since the last call."""
         found = self.violations[:]
         self.violations.clear()
         assert not found, found
@@ -110,7 +110,7 @@ class Hosts:
 
 
 def eventually(true, seconds=10):
-    """Return what a condition is once it is true, or when the time is over."""
+    """Return a condition's value once it is true, or when the time is up."""
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
         time.sleep(0.05)

@@ -125,7 +125,9 @@ def _fixed(*values: float) -> bytes:
 
 
 def icc_profile(space: bytes = b"RGB ", *, kind: bytes = b"mntr", gamma: float | None = None) -> bytes:
-    """A profile (ICC.1:2010, 7 to 10): Display P3's primaries with sRGB's curve, or grey; ``gamma``: another curve."""
+    """Return a profile (ICC.1:2010, 7 to 10): Display P3's primaries with sRGB's curve, or grey; ``gamma``: another
+    curve.
+    """
     curve = (
         b"para\0\0\0\0\0\3\0\0" + _fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
         if gamma is None

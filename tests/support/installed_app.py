@@ -1,4 +1,4 @@
-"""A Tauri app as it is installed on Linux: a sidecar among its resources, a home of its own, in a real window."""
+"""A Tauri app as installed on Linux: with a sidecar among its resources, a separate home and a real window."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class App:
         return self.process is not None
 
     def processes(self) -> list[psutil.Process]:
-        """The app, the web view's, the sidecar and its engine; none once it has ended."""
+        """Return the processes of the app, the web view, the sidecar and its engine; none once the app has ended."""
         assert self.process is not None
         return [self.process, *self.process.children(recursive=True)] if runs(self.process) else []
 
     def close(self) -> None:
-        """End it: the driver leaves it to itself."""
+        """End the app, because the driver leaves it running."""
         processes = self.processes()
         self.page.close()
         if processes:
@@ -70,7 +70,7 @@ class App:
             one.kill()
 
     def sidecars(self) -> list[psutil.Process]:
-        """The sidecar and its engine."""
+        """Return the processes of the sidecar and its engine."""
         return [one for one in self.processes() if "locara_sidecar" in line(one) or str(SIDECAR) in line(one)]
 
 
@@ -80,7 +80,7 @@ def _script(file: Path, line: str) -> None:
 
 
 def runs(process: psutil.Process) -> bool:
-    """Whether it has not ended."""
+    """Return whether a process is still running."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -95,7 +95,7 @@ def _program(process: psutil.Process) -> Path | None:
 
 
 def line(process: psutil.Process) -> str:
-    """Its command line; empty once it has ended."""
+    """Return a process's command line; empty once it has ended."""
     try:
         return " ".join(process.cmdline())
     except psutil.Error:
@@ -103,7 +103,7 @@ def line(process: psutil.Process) -> str:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nothing listens on."""
+    """Return a port of the loopback interface that nothing listens on."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]

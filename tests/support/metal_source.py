@@ -1,8 +1,8 @@
 """Metal kernels on the processor: ``mx.fast.metal_kernel`` with the source compiled as C++ and run thread by thread.
 
-It stands for Metal where there is none, to test a kernel's arithmetic, its indices and how it is called. That Metal
-compiles the source it cannot show. Only what our kernels use is known here: inputs and their shapes, the positions of
-a thread, memory of a threadgroup and its barrier, the sum over a simdgroup, and a template of types and whole numbers.
+It replaces Metal where there is none, to test a kernel's arithmetic, its indices and how it is called. It cannot show
+that Metal compiles the source. Only what our kernels use is supported: inputs and their shapes, a thread's positions, a
+threadgroup's memory and barrier, the sum over a simdgroup, and a template of types and whole numbers.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def changed(before: str, after: str) -> Any:
 
 
 def refuses(*_: Any, **__: Any) -> Any:
-    """What Metal says to a source that it does not compile: in the place of ``metal_kernel`` or of its function.
+    """Fail as Metal does for a source that does not compile: in place of ``metal_kernel`` or of its function.
 
     :raises RuntimeError: always.
     """

@@ -17,7 +17,7 @@ from locara_sidecar.models.downloads.transfer import RetryPolicy
 from locara_sidecar.models.imports.importing import import_model
 
 NO_TOKEN: Any = False
-"""huggingface_hub's way to say: use no token, not even the user's own."""
+"""huggingface_hub's way of saying: use no token, not even the user's own."""
 QUICK = RetryPolicy(
     connect=2, read=0.5, tries=3, good=1 << 20, first_wait=0.01, longest_wait=0.02, window=0.3, crawl=4096
 )

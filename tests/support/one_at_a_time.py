@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 class Turnstile:
-    """Two files in ``folder``: the lock, and a gate that all pass on their way to it. Who wants the lock alone stays in
-    the gate until it has it, so that those who share it cannot take it again and again."""
+    """Two files in ``folder``: the lock, and a gate that everyone passes on the way to it. Whoever wants the lock alone
+    stays in the gate until it has it, so that those who share it cannot keep taking it."""
 
     def __init__(self, folder: Path) -> None:
         self._gate, self._lock = folder / "tests.gate", folder / "tests.lock"
 
     @contextlib.contextmanager
     def held(self, alone: bool) -> Generator[None]:
-        """Hold the lock within the block. Not inherited by forks; a process that dies lets go."""
+        """Hold the lock within the block. Forks do not inherit it; a process that dies releases it."""
         assert sys.platform != "win32"
         if fcntl is None:
             yield

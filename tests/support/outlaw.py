@@ -93,7 +93,7 @@ def native_open(libc, path, flags):
 
 
 def child(code, *words):
-    """Do the same in a process of its own, which reports its errno as its exit status."""
+    """Do the same in a separate process, which reports its errno as its exit status."""
     text = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import outlaw\ntry: outlaw.{code}\n"
     text += "except OSError as error: sys.exit(error.errno if error.errno and 0 < error.errno < 200 else 201)"
     status = subprocess.run([sys.executable, "-c", text, *words], stderr=subprocess.DEVNULL, check=False).returncode

@@ -1,5 +1,6 @@
 """A simulated macOS: its calls, and a reader of Seatbelt profiles that decides like the kernel: the last matching rule
-wins, and one for an operation counts more than one for its family, which counts more than the default."""
+wins, and a rule for an operation outranks one for its family, which outranks the default.
+"""
 
 import errno
 import os
@@ -13,9 +14,9 @@ from locara_sidecar.machine.macos.darwin import NOT_PRIVILEGED, Usage
 _TOKEN = re.compile(r'\(|\)|"(?:[^"\\]|\\.)*"|[^\s()"]+')
 HOMES = "/Users"
 SERVED = ("/private/var/run/mDNSResponder", "/private/var/run/syslog")
-"""Sockets that somebody serves on every Mac."""
+"""Sockets that something serves on every Mac."""
 XPC = "xpc:"
-"""Put in front of the name of a service that is found in a framework's bundle."""
+"""The prefix for the name of a service that is in a framework's bundle."""
 
 
 class Profile:
@@ -29,7 +30,9 @@ class Profile:
                 self.rules.append((rule[0], operations, [word for word in rule[1:] if isinstance(word, list)]))
 
     def allows(self, operation, subject=""):
-        """Return whether a process inside may do ``operation`` to ``subject``: a path, a service's name, a number."""
+        """Return whether a process inside may perform ``operation`` on ``subject``: a path, a service's name or a
+        number.
+        """
         found = [
             (len(one) if one != "default" else -1, at, verdict == "allow")
             for at, (verdict, operations, filters) in enumerate(self.rules)
@@ -42,7 +45,7 @@ class Profile:
 class PlayedMac:
     """:class:`~locara_sidecar.machine.macos.darwin.Darwin` without macOS.
 
-    :param cache: the user's cache folder of the system; confined: in a sandbox before we do anything.
+    :param cache: the system's cache folder for the user; ``confined``: already in a sandbox at the start.
     """
 
     def __init__(self, cache, *, confined=False, suffixes=True):
@@ -84,10 +87,10 @@ class PlayedMac:
 
 @contextmanager
 def on_a_mac(monkeypatch, mac, *, denied=(), writable=()):
-    """Within the block this is a Mac: ``sandbox_init`` makes a :class:`Profile`, and the attempts at files, sockets and
-    signals find what it says.
+    """Simulate a Mac within the block: ``sandbox_init`` makes a :class:`Profile`, which decides what attempts at files,
+    sockets and signals find.
 
-    :param denied: folders that the app's sandbox keeps from us; but those that are ``writable`` can be written to.
+    :param denied: folders that the app's sandbox denies us, except that those in ``writable`` can be written to.
     """
 
     def load(text):
@@ -124,7 +127,7 @@ def on_a_mac(monkeypatch, mac, *, denied=(), writable=()):
 
 
 class Identity:
-    """What a Mac says of itself, and when this process was started, in its own ticks."""
+    """What a Mac reports about itself, and when this process was started, in the Mac's own ticks."""
 
     def __init__(self, hardware, boot, started=7):
         self._hardware, self._boot, self._started = hardware, boot, started

@@ -35,8 +35,8 @@ TOKEN = re.compile(rb"\x1b[P_\]^X].*?(?:\x1b\\|\x07)|\x1b\[[0-?]*[ -/]*[@-~]|\x1
 
 class PlayedTerminal:
     """:param answer: to :data:`QUESTION`; nothing where empty.
-    :param cell: width and height of a character in pixels, which the window's size tells; it may not.
-    :param typed: what somebody has typed before the program starts.
+    :param cell: width and height of a character in pixels, as the window's size implies; None if it does not.
+    :param typed: what was typed before the program starts.
     """
 
     def __init__(self, argv, env, *, answer=b"", cell=(0, 0), typed=b"", size=(80, 40)):
@@ -61,7 +61,7 @@ class PlayedTerminal:
         )
 
     def until(self, words, timeout=50):
-        """Reads on until ``words`` were shown; None for the end of the program. Answers what is asked meanwhile."""
+        """Read until ``words`` were shown (None: until the program ends), and answer queries meanwhile."""
         deadline = time.monotonic() + timeout
         while words is None or words not in self.shown:
             ended = self.process.poll() is not None
@@ -106,8 +106,7 @@ class PlayedTerminal:
 
 
 def is_whole(shown):
-    """Return whether a terminal that has received all this is in the middle of no sequence and has its colours
-    reset."""
+    """Return whether a terminal that received all this is not in the middle of a sequence and has its colours reset."""
     rest = TOKEN.sub(b"", shown)
     colours = re.findall(rb"\x1b\[([\d;]*)m", shown)
     return rest == b"" and (not colours or colours[-1] in (b"", b"0"))

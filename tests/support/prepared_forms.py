@@ -1,4 +1,4 @@
-"""A prepared form of a model, as an engine hands it to the store."""
+"""A prepared form of a model, as an engine passes it to the store."""
 
 from __future__ import annotations
 

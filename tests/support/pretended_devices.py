@@ -1,8 +1,8 @@
-"""A GPU that is not there: torch's pretended tensors on it, and bitsandbytes' own Python for it in the library's place.
+"""A simulated GPU: torch's fake tensors on it, and bitsandbytes' own Python code for it instead of the native library.
 
-A pretended tensor knows its type, shape and device and has no contents. torch does with it what it does for a compiler:
-it works out the result's and refuses whatever would mix two devices or types. A build of torch without the device stops
-at a few doors before that; those are opened here.
+A fake tensor has a type, a shape and a device, but no contents. torch treats it as it does for a compiler: it derives
+the same for the result, and refuses any mix of two devices or types. A build of torch without the device refuses
+earlier in a few places; those checks are disabled here.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def tensors(tree: Any) -> list[torch.Tensor]:
 
 
 class Played(TorchDispatchMode):
-    """Within it the library's operations are those of ``device`` (cuda or mps), nothing native runs, a kernel gets no
-    address in another memory, and MPS, which has no float64, gets none. The doors are open.
+    """Within the block, the library's operations are those of ``device`` (cuda or mps), no native code runs, a kernel
+    gets no address in other memory, and MPS, which has no float64, gets none. Torch's own checks are disabled.
 
-    :param monkeypatch: for what concerns the library; until the end of the test.
+    :param monkeypatch: for changes to the library, which last until the end of the test.
     """
 
     def __init__(self, device: str, monkeypatch: Any) -> None:

@@ -38,7 +38,7 @@ FAMILIES = {
     "z-image": Published("z-image", ("ZImagePipeline", "ZImageImg2ImgPipeline"), 0.0, 64),
 }
 INSTRUCTED = ("flux-kontext", "flux2-klein")
-"""Those that look at a picture and do not start from it."""
+"""Families that use a picture as a reference instead of starting from it."""
 
 
 def job(spec: Any, model: str, **changes: Any) -> JobSpec:
@@ -65,7 +65,7 @@ def edits(spec: Any, model: str, **changes: Any) -> JobSpec:
 
 
 def picture(model: str, job: JobSpec, **options: Any) -> Any:
-    """diffusers' picture for a job, from the job's own folder and with its noise.
+    """Return diffusers' picture for a job, from the job's own folder and with its noise.
 
     :param options: for ``from_pretrained``, as ``variant``.
     """

@@ -1,4 +1,4 @@
-"""Models that differ in one part share the others, loaded once: what is looked at is the part that is not the same."""
+"""Models that differ in one part share the others, which are loaded once: only the differing part matters to a test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _same(family: Any, component: Component) -> tuple[Any, ...]:
-    """What a loaded component hangs on; the autoencoder has a say in what MLX keeps of a table."""
+    """Return what a loaded component depends on; the autoencoder affects what MLX keeps of a table."""
     files = [(file.stat().st_dev, file.stat().st_ino) for file in component.files]
     configs = [json.dumps(one.config, sort_keys=True) for one in (component, family._components["vae"])]
     return type(family).__name__, component.name, *configs, *files
@@ -21,8 +21,9 @@ def _same(family: Any, component: Component) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def sharing(*families: Any) -> Generator[Callable[[], None]]:
-    """Within the block, what an opened model of these base classes loads of the same files with the same configuration,
-    type and device as one before it is that one's. Yields a function after which no further ones are kept."""
+    """Share components between models of these base classes within the block, if files, configuration, type and device
+    are the same. Yield a function that stops keeping further components.
+    """
     kept: dict[tuple[Any, ...], Any] = {}
     shells: dict[tuple[Any, ...], Any] = {}
     keeping = True

@@ -1,6 +1,6 @@
 """What an autoencoder of FLUX.1's published size holds while it decodes or encodes in strips, on the processor.
 
-Random weights, each case in a process of its own. ``make fullsize-strips`` prints the figures.
+The weights are random, and each case runs in its own process. ``make fullsize-strips`` prints the figures.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Case(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> Case:
-        """:raises ValueError: if it is no case."""
+        """:raises ValueError: if the text is not a case."""
         way, side, dtype = text.split(":")
         if way not in ("decode", "encode") or dtype not in ("float32", "bfloat16") or int(side) % 8:
             raise ValueError(text)
@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
 
 def planned(case: Case, *, tiled: bool = True) -> int:
-    """Return the bytes that the memory plan has for the case, without weights; ``tiled``: in strips."""
+    """Return the memory plan's bytes for the case, without weights; ``tiled``: in strips."""
     entry = catalogue.load().get(MODEL)
     assert entry is not None
     decoder = next(part for part in entry.components if part.role == "decoder")
@@ -44,7 +44,7 @@ def planned(case: Case, *, tiled: bool = True) -> int:
 
 
 def measured(case: Case, engine: str) -> dict[str, Any]:
-    """Run the case in a process of its own: bytes ``taken`` and of ``weights``, and ``seconds``."""
+    """Run the case in its own process; return the bytes ``taken``, those of ``weights``, and the ``seconds``."""
     command = [sys.executable, "-m", "support.strips", engine, ":".join(map(str, case))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)

@@ -19,7 +19,7 @@ _AT_FDCWD = -100
 
 @contextlib.contextmanager
 def forked(work: Callable[[], object]) -> Iterator[int]:
-    """A child that works until it is killed."""
+    """Run a child that works until it is killed."""
     assert sys.platform != "win32"
     child = os.fork()
     if child == 0:
@@ -36,7 +36,7 @@ def forked(work: Callable[[], object]) -> Iterator[int]:
 
 
 class Arena:
-    """A granted folder whose ``sub`` is a folder and a link that leads outside, in turn, as fast as it goes."""
+    """A granted folder whose ``sub`` alternates between a folder and a link that leads outside, as fast as possible."""
 
     def __init__(self, where: Path) -> None:
         assert sys.platform != "win32"
@@ -53,7 +53,7 @@ class Arena:
             exchange(_AT_FDCWD, one, _AT_FDCWD, two, _EXCHANGE)
 
     def escaped(self) -> int:
-        """Files that lie outside, hidden ones and unfinished ones included."""
+        """Return files that are outside, including hidden and unfinished ones."""
         return sum(len(files) for _, _, files in os.walk(self.outside))
 
     def tidy(self) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHARD_BYTES = 10_000_000_000
-"""As published models are cut."""
+"""The size of shards of published models."""
 _POOL = 1 << 24
 _SPREAD = 0.02
 _BF16 = 2
@@ -100,7 +100,7 @@ PUBLISHED = {
 
 
 def shapes(published: Published) -> dict[str, tuple[int, ...]]:
-    """Every tensor that the component's files hold."""
+    """Return every tensor that the component's files hold."""
     import diffusers
     import torch
     import transformers
@@ -153,7 +153,7 @@ def write(folder: Path, published: Published, shard_bytes: int = SHARD_BYTES) ->
 
 
 def _write_shard(path: Path, tensors: dict[str, tuple[int, ...]], pool: NDArray[np.uint16]) -> None:
-    """One safetensors file: the header's length, the header, the tensors one after another."""
+    """Write one safetensors file: the header's length, the header, the tensors one after another."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in tensors.items():
@@ -173,6 +173,6 @@ def _write_shard(path: Path, tensors: dict[str, tuple[int, ...]], pool: NDArray[
 
 
 def _normals() -> NDArray[np.uint16]:
-    """Normal numbers in bfloat16: the upper halves of float32."""
+    """Return normally distributed numbers in bfloat16: the upper halves of float32."""
     numbers = np.random.default_rng(0).standard_normal(_POOL, dtype=np.float32) * np.float32(_SPREAD)
     return (numbers.view(np.uint32) >> 16).astype(np.uint16)

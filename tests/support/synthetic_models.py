@@ -1,7 +1,7 @@
 """Whole folders of published models: the true configurations with random weights, and tokenizers that make few tokens.
 
-The real tokenizers cannot be had here. Those of the fixtures stand for them: all their numbers are words that the true
-tables have, and a prompt is padded to the true lengths, so that every array has its true size.
+The real tokenizers are not available here. Those of the fixtures replace them: all their numbers exist in the real
+tables, and a prompt is padded to the real lengths, so that every array has its real size.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def write_model(folder: Path, model: str) -> int:
 
     A component that another model in ``folder`` already has is linked, not written again.
 
-    :returns: bytes of its weights.
+    :returns: the number of bytes of its weights.
     """
     import make_models
 
@@ -134,7 +134,7 @@ def write_model(folder: Path, model: str) -> int:
 
 
 def _twin(folder: Path, published: Published) -> Path | None:
-    """The folder of the same component in a model that has been written."""
+    """Return the folder of the same component in a model that has been written."""
     for model, parts in PARTS.items():
         for name, other in parts.items():
             if other == published and (folder / f"{model}.json").is_file():

@@ -1,7 +1,7 @@
 """Tokenizer folders in the forms in which models were published, over the tiny vocabularies of the fixtures.
 
 The members and their values are those of the tokenizer files of Stable Diffusion XL (2023), Stable Diffusion 3.5 and
-FLUX.1 (2024), as public copies have them; ids are the tiny vocabulary's.
+FLUX.1 (2024), as in public copies; ids are those of the tiny vocabulary.
 """
 
 import json
@@ -14,7 +14,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def token(text, **more):
-    """A token with all its switches, as saved by the libraries of 2022 and 2023."""
+    """Return a token with all its flags, as the libraries of 2022 and 2023 saved it."""
     return {"content": text, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False, **more}
 
 
@@ -27,7 +27,7 @@ def write(path, value):
 
 
 def pairs_of(folder):
-    """vocab.json and merges.txt, and the vocabulary."""
+    """Write vocab.json and merges.txt; return the vocabulary."""
     described = json.loads((FIXTURE / "tokenizer" / "tokenizer.json").read_text())
     vocab = described["model"]["vocab"] | {added["content"]: added["id"] for added in described["added_tokens"]}
     folder.mkdir(parents=True)
@@ -38,7 +38,7 @@ def pairs_of(folder):
 
 
 def clip_2023(folder, pad=END, **config):
-    """SDXL's tokenizer (``pad`` is the end token) and tokenizer_2 (``pad`` is ``!``), and Stable Diffusion 1.5's."""
+    """Write SDXL's tokenizer (``pad`` is the end token) or tokenizer_2 (``pad``: ``!``), or Stable Diffusion 1.5's."""
     vocab = pairs_of(folder)
     roles = {"bos_token": typed(START), "eos_token": typed(END), "unk_token": typed(END), "pad_token": pad}
     plain: dict[str, Any] = {
@@ -55,7 +55,7 @@ def clip_2023(folder, pad=END, **config):
 
 
 def clip_2024(folder, pad=END, **config):
-    """SD 3.5's tokenizer and tokenizer_2: tokens listed by id, roles as texts."""
+    """Write SD 3.5's tokenizer or tokenizer_2: tokens listed by id, roles as texts."""
     vocab = pairs_of(folder)
     listed = {str(vocab[text]): token(text, special=True) for text in (START, END)}
     if pad == "!":
@@ -74,7 +74,7 @@ def clip_2024(folder, pad=END, **config):
 
 
 def t5_2024(folder, *, listed=True, **config):
-    """FLUX's tokenizer_2 and SD 3.5's tokenizer_3: sentinels, each of which swallows the spaces beside it."""
+    """Write FLUX's tokenizer_2 or SD 3.5's tokenizer_3: sentinels, each of which swallows the spaces beside it."""
     shutil.copytree(FIXTURE / "tokenizer_3", folder)
     described = json.loads((folder / "tokenizer.json").read_text())
     size = len(described["model"]["vocab"])
@@ -105,7 +105,7 @@ def t5_2024(folder, *, listed=True, **config):
 
 
 def with_inversions(folder, pad=END):
-    """Stable Diffusion's tokenizer after textual inversion, as saved in 2022: texts with ids in a file of their own."""
+    """Write Stable Diffusion's tokenizer after textual inversion, as of 2022: texts with ids in a separate file."""
     vocab = clip_2023(folder, pad)
     first = max(vocab.values()) + 1
     write(
@@ -115,7 +115,7 @@ def with_inversions(folder, pad=END):
 
 
 def with_extras(folder, where, member, tokens):
-    """A tokenizer whose further special tokens stand in ``member`` of file ``where``."""
+    """Write a tokenizer whose additional special tokens are in ``member`` of the file ``where``."""
     clip_2023(folder, "!")
     path = folder / where
     write(path, json.loads(path.read_text()) | {member: tokens})

@@ -1,7 +1,6 @@
-"""What the tests of an app with a window need: a display without a screen, WebKitGTK's driver, and what a user does.
+"""Everything for testing an app with a window: a display without a screen, WebKitGTK's driver, and a user's actions.
 
-The driver starts the app and speaks W3C WebDriver. On Linux ``tauri-driver`` does no more than start it, with the
-variables below.
+The driver starts the app and speaks W3C WebDriver. On Linux ``tauri-driver`` only starts it, with the variables below.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _CHANGING = frozenset({"stale element reference", "element not interactable", "e
 
 @contextlib.contextmanager
 def display() -> Iterator[str]:
-    """A display of its own, as ``:7``."""
+    """Yield a separate display, as ``:7``."""
     readable, writable = os.pipe()
     command = ["Xvfb", "-displayfd", str(writable), "-screen", "0", "1280x900x24", "-nolisten", "tcp"]
     with tempfile.TemporaryFile() as said:  # no pipe of ours: whoever reads that would wait for a server left behind
@@ -58,7 +57,7 @@ class Refused(AssertionError):
 
 
 class Browser:
-    """An app's page, through the driver that has started the app."""
+    """An app's page, controlled through the driver that started the app."""
 
     def __init__(self, app: Path, port: int, env: dict[str, str], driver: Sequence[str] = (DRIVER,)) -> None:
         env = {**env, "TAURI_AUTOMATION": "true", "TAURI_WEBVIEW_AUTOMATION": "true"}
@@ -79,7 +78,7 @@ class Browser:
         return self._ask("POST", "/execute/sync", {"script": text, "args": list(arguments)})
 
     def find(self, css: str, name: str | None = None) -> dict[str, str]:
-        """The first element that is shown and has this name (or begins with it); waits until there is one."""
+        """Return the first visible element with this name (or a name that begins with it); wait until there is one."""
         found: list[dict[str, str]] = []
 
         def look() -> bool:
@@ -90,7 +89,7 @@ class Browser:
         return found[0]
 
     def click(self, css: str, name: str | None = None) -> None:
-        """Click it with the mouse; where the page is changing under it, once more."""
+        """Click it with the mouse; click again if the page changes meanwhile."""
 
         def clicked() -> bool:
             element = self.find(css, name)[_ELEMENT]
@@ -105,12 +104,12 @@ class Browser:
         self.until(f"{css} {name or ''} can be clicked", clicked)
 
     def write(self, css: str, text: str) -> None:
-        """Put a text into a field in place of what is there, as a paste does: the driver loses a key at times."""
+        """Replace a field's text in one go, as pasting does: the driver sometimes loses a key."""
         self.click(css)
         assert self.script(_PASTE, text), f"{css} takes no text"
 
     def drag(self, css: str, *points: tuple[float, float]) -> None:
-        """Move the mouse over an element with its button down; points are parts of its size."""
+        """Drag the mouse over an element; points are fractions of its size."""
         box = self.script(_BOX, self.find(css))
         moves: list[dict[str, Any]] = []
         for across, down in points:
@@ -121,15 +120,15 @@ class Browser:
         self._ask("POST", "/actions", {"actions": [mouse]})
 
     def text(self, css: str) -> str:
-        """What an element says; empty if there is none."""
+        """Return an element's text; empty if there is no such element."""
         return self.script("return document.querySelector(arguments[0])?.innerText ?? ''", css)
 
     def count(self, css: str) -> int:
-        """How many there are."""
+        """Return how many there are."""
         return self.script("return document.querySelectorAll(arguments[0]).length", css)
 
     def until(self, what: str, holds: Callable[[], object]) -> None:
-        """Wait until something holds of the page; if that fails, the failure has what the page says then."""
+        """Wait until something is true of the page; a failure quotes the page's text."""
         try:
             until(what, holds)
         except AssertionError as error:
@@ -139,24 +138,24 @@ class Browser:
             raise AssertionError(f"{error}\nThe page says:\n{said}") from error
 
     def reload(self) -> None:
-        """Load the page again."""
+        """Reload the page."""
         self._ask("POST", "/refresh", {})
 
     def windows(self) -> list[str]:
-        """The app's windows."""
+        """Return the app's windows."""
         return self._ask("GET", "/window/handles")
 
     def turn_to(self, window: str) -> None:
-        """From now on the page is that of this window."""
+        """Switch to the page of this window."""
         self._ask("POST", "/window", {"handle": window})
 
     def screenshot(self, file: Path) -> None:
-        """The page as it looks in the second frame from now: what was asked for is painted then."""
+        """Save a picture of the page two frames from now, when what was requested has been painted."""
         self._ask("POST", "/execute/async", {"script": _PAINTED, "args": []})
         file.write_bytes(base64.b64decode(self._ask("GET", "/screenshot")))
 
     def close(self) -> None:
-        """End the driver; the app may still be there."""
+        """End the driver; the app may still be running."""
         with contextlib.suppress(OSError, http.client.HTTPException, AssertionError):
             self._ask("DELETE", "")
         self._driver.terminate()
@@ -202,7 +201,7 @@ return [...document.querySelectorAll(css)]
 
 
 def until(what: str, holds: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait until something holds, which is looked at again and again."""
+    """Wait until a condition holds; it is checked repeatedly."""
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
@@ -229,7 +228,7 @@ def close_window(display_name: str, title: str) -> None:
 
 
 class _ClientMessage(ctypes.Structure):
-    """An XEvent, as far as it is a message; the rest of it is padding."""
+    """The part of an XEvent that a message uses; the rest is padding."""
 
     _fields_ = [
         ("type", ctypes.c_int),
@@ -245,7 +244,7 @@ class _ClientMessage(ctypes.Structure):
 
 
 def _window(x: ctypes.CDLL, handle: ctypes.c_void_p, at: int, title: bytes) -> int:
-    """The largest window with this title at or below another one, or 0."""
+    """Return the largest window with this title at or below another one, or 0."""
     name = ctypes.c_char_p()
     if x.XFetchName(handle, ctypes.c_ulong(at), ctypes.byref(name)) and name.value == title:
         return at
@@ -258,5 +257,5 @@ def _window(x: ctypes.CDLL, handle: ctypes.c_void_p, at: int, title: bytes) -> i
 
 
 def missing() -> list[str]:
-    """The programs that are needed and are not here."""
+    """Return the required programs that are missing."""
     return [program for program in ("Xvfb", DRIVER) if shutil.which(program) is None]

@@ -13,7 +13,7 @@ WIDE = ("feed-forward", "attention", "sum")
 
 
 def made(**switches: Any) -> Any:
-    """diffusers' module; its padding, which begins as zeros, has values that matter."""
+    """Return diffusers' module; its padding, which is initialized to zeros, has values that matter."""
     import torch
     from diffusers import ZImageTransformer2DModel
 
@@ -28,8 +28,9 @@ def made(**switches: Any) -> Any:
 
 
 def boisterous(wide: str) -> Any:
-    """One in which gates and values of every feed-forward multiply to 1e5 and more, in which the output of attention
-    goes beyond 65,504, or whose sum of all branches does while no single branch does."""
+    """Return one in which products of gates and values in every feed-forward reach 1e5 and more, in which attention's
+    output exceeds 65,504, or whose sum of all branches does although no single branch does.
+    """
     import torch
 
     model = made()

@@ -1,8 +1,8 @@
-"""``make check-wheels``: the sdist and the wheel, as an index and a user would take them.
+"""``make check-wheels``: checks the sdist and the wheel as an index and a user would.
 
-Builds both, has twine and validate-pyproject read them, builds the wheel again from the sdist, and installs it into an
-empty environment of each supported Python that is here, where the daemon must answer and draw its test picture; also
-with ``uv tool install`` and with ``pipx install``. Prints a line for each; ends with 1 if one failed.
+Builds both, checks them with twine and validate-pyproject, builds the wheel again from the sdist, and installs it into
+an empty environment of each supported Python on this machine, where the daemon must answer and draw its test picture;
+also with ``uv tool install`` and ``pipx install``. Prints a line for each check; exits with 1 if one failed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _PICTURE = ["demo", "x", "--engine", "fake"]
 
 
 def lacking(names: list[str]) -> list[str]:
-    """Of what a wheel must hold, what is not among its files."""
+    """Return the required contents that are missing from a wheel's files."""
     return [name for name in NEEDED if name not in names]
 
 
 def interpreter(version: str) -> str | None:
-    """A Python of that version, as uv or pyenv has it here (none is downloaded); None where there is none."""
+    """Return a Python of that version that uv or pyenv has here (none is downloaded); None if there is none."""
     words = ["uv", "python", "find", "--no-python-downloads", "--no-project", "--system", version]
     found = subprocess.run(words, capture_output=True, text=True, check=False)
     if found.returncode == 0:
@@ -55,7 +55,7 @@ def _draws(what: str, program: Path, scratch: Path) -> bool:
 def _installed(wheel: Path, version: str, scratch: Path) -> bool:
     python = interpreter(version)
     if python is None:
-        print(f"not here: Python {version}, so nothing is said of it")
+        print(f"not on this machine, so not checked: Python {version}")
         return True
     home = scratch / f"python {version}"
     words = ["uv", "pip", "install", "-q", "--python", str(home / "bin" / "python"), "--only-binary", ":all:"]
@@ -67,7 +67,7 @@ def _installed(wheel: Path, version: str, scratch: Path) -> bool:
 
 
 def main() -> int:
-    """0 when all that could be checked here is right."""
+    """Return 0 if everything that could be checked here is right."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tools", type=Path, required=True, help="the virtual environment of bundle/tools.txt")
     tools = parser.parse_args().tools.absolute() / "bin"  # they are used from other folders, too

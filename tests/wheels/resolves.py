@@ -21,7 +21,7 @@ _UNREACHABLE = ("failed to fetch", "client error", "dns error", "error sending r
 
 
 class Case(NamedTuple):
-    """A kind of Mac, the extras that are requested, and whether MLX must be among the packages."""
+    """A kind of Mac, the requested extras, and whether MLX must be among the packages."""
 
     platform: str
     extras: tuple[str, ...]

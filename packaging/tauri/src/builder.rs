@@ -1,4 +1,4 @@
-//! How the plugin is set up.
+//! Configures the plugin.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::diffusion::Diffusion;
 use crate::dispatch;
 use crate::files::{Chooser, FileRequest, dialogs};
 
-/// What the app lays down once; everything has a default.
+/// The app's settings; everything has a default.
 #[must_use = "a builder does nothing until build()"]
 pub struct Builder<R: Runtime> {
     settings: Settings,
@@ -28,8 +28,8 @@ pub(crate) struct Settings {
     pub(crate) hands_files: bool,
 }
 
-/// Whether an app on that system, with that `APP_SANDBOX_CONTAINER_ID` in its environment, is in macOS's App Sandbox: a
-/// file that the user picks reaches the app there, and not its children.
+/// Whether an app on that system, with that `APP_SANDBOX_CONTAINER_ID` in its environment, is in macOS's App Sandbox.
+/// There the app can open a file that the user picks, but its children cannot.
 pub(crate) fn in_app_sandbox(system: &str, container: Option<&OsStr>) -> bool {
     system == "macos" && container.is_some_and(|name| !name.is_empty())
 }
@@ -41,8 +41,8 @@ impl<R: Runtime> Default for Builder<R> {
 }
 
 impl<R: Runtime> Builder<R> {
-    /// With the defaults: `locara.json` and the folder `locara-sidecar` among the app's resources, folders as the
-    /// platform has them, no downloads.
+    /// A builder with the defaults: `locara.json` and the folder `locara-sidecar` among the app's resources, the
+    /// platform's usual folders, no downloads.
     pub fn new() -> Self {
         let settings = Settings {
             manifest: PathBuf::from("locara.json"),
@@ -56,37 +56,37 @@ impl<R: Runtime> Builder<R> {
         Self { settings, chooser: dialogs() }
     }
 
-    /// Where the manifest is: relative to the app's resources, or absolute. It is read once, when the app starts.
+    /// Sets where the manifest is: relative to the app's resources, or absolute. It is read once, when the app starts.
     pub fn manifest(mut self, file: impl Into<PathBuf>) -> Self {
         self.settings.manifest = file.into();
         self
     }
 
-    /// Which program the sidecar is: relative to the app's resources, or absolute.
+    /// Sets the sidecar's program: relative to the app's resources, or absolute.
     ///
-    /// In a debug build, the environment variable `LOCARA_SIDECAR` comes before it.
+    /// In a debug build, the environment variable `LOCARA_SIDECAR` takes precedence.
     pub fn program(mut self, file: impl Into<PathBuf>) -> Self {
         self.settings.program = file.into();
         self
     }
 
-    /// One more argument of `locara-sidecar serve`.
+    /// Adds an argument to `locara-sidecar serve`.
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.settings.args.push(arg.into());
         self
     }
 
-    /// A variable of the sidecar's environment.
+    /// Sets a variable in the sidecar's environment.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.settings.variables.push((name.into(), value.into()));
         self
     }
 
-    /// The folder that stands for a root, an absolute path: `user-folder`, `app-data` or `user-paths.<name>`. It counts
+    /// Sets the folder of a root (`user-folder`, `app-data` or `user-paths.<name>`), as an absolute path. It is used
     /// only if the manifest declares that root.
     ///
-    /// Without it, `user-folder` is a folder with the app's name among the user's pictures, `app-data` is `pictures` in
-    /// the app's data, and there is none for the others.
+    /// By default, `user-folder` is a folder with the app's name among the user's pictures, `app-data` is `pictures` in
+    /// the app's data, and the others have no folder.
     pub fn folder(mut self, root: impl Into<String>, folder: impl Into<PathBuf>) -> Self {
         self.settings.folders.push((root.into(), folder.into()));
         self
@@ -103,16 +103,16 @@ impl<R: Runtime> Builder<R> {
         self.arg("--allow-model-management")
     }
 
-    /// For gated downloads. It goes to the sidecar alone; [`Diffusion::set_token`] changes it later.
+    /// Sets the token for gated downloads. Only the sidecar gets it; [`Diffusion::set_token`] changes it later.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.settings.token = Some(token.into());
         self
     }
 
-    /// How the user is asked for a file: by the system's dialog, through `tauri-plugin-dialog`, without this.
+    /// Sets how the user is asked for a file; by default with the system's dialog, through `tauri-plugin-dialog`.
     ///
-    /// It is given the window that asks and what it asks for, and gives back the file's path, or none if the user does
-    /// not want to. It may block.
+    /// The function gets the window that asks and what it asks for, and returns the file's path, or none if the user
+    /// cancels. It may block.
     pub fn chooser(
         mut self,
         choose: impl Fn(&Window<R>, &FileRequest) -> Option<PathBuf> + Send + Sync + 'static,
@@ -121,20 +121,20 @@ impl<R: Runtime> Builder<R> {
         self
     }
 
-    /// Whether a picked file is opened by the app, and handed to the sidecar as it is open, instead of by its path:
-    /// what the sidecar needs where it may not open what the user has picked. Without this it is done in macOS's App
-    /// Sandbox, and nowhere else.
+    /// Whether the app opens a picked file and passes the open file to the sidecar, instead of its path. This is needed
+    /// where the sidecar may not open what the user picked. By default it is done in macOS's App Sandbox, and nowhere
+    /// else.
     ///
-    /// A picture is then saved over the old content, in place, and a file that was not there is made, empty, as soon as
-    /// it is picked. On Windows this changes nothing: a file goes by its path.
+    /// A picture is then written in place, over the old content, and a new file is created, empty, as soon as it is
+    /// picked. On Windows this has no effect: files are passed by path.
     pub fn hands_files(mut self, hands: bool) -> Self {
         self.settings.hands_files = hands;
         self
     }
 
-    /// The plugin, for `tauri::Builder::plugin`.
+    /// Builds the plugin, for `tauri::Builder::plugin`.
     ///
-    /// The app does not start where the manifest is missing or no JSON object, or a folder cannot be made.
+    /// The app does not start if the manifest is missing or not a JSON object, or a folder cannot be created.
     #[must_use]
     pub fn build(self) -> TauriPlugin<R> {
         let Self { settings, chooser } = self;

@@ -1,4 +1,4 @@
-//! The long calls under way, by the window that made them.
+//! The long calls in flight, by the window that made them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,9 +19,9 @@ type Key = (String, String, String);
 #[derive(Clone, Default)]
 pub(crate) struct Calls(Arc<Mutex<HashMap<Key, Arc<Cancelling>>>>);
 
-/// What one call can be cancelled with, also before it was sent.
+/// The handle for cancelling one call, even before it is sent.
 struct Cancelling {
-    /// Whether it only follows a job, which goes on when nobody looks.
+    /// Whether it only follows a job, which goes on without followers.
     follows: bool,
     asked: Mutex<Asked>,
 }
@@ -42,7 +42,7 @@ impl Cancelling {
     }
 }
 
-/// A call that is under way as long as this lives.
+/// A call that is in flight as long as this value lives.
 pub(crate) struct Open {
     calls: Calls,
     key: Key,
@@ -50,7 +50,7 @@ pub(crate) struct Open {
 }
 
 impl Calls {
-    /// Fails where the id is that of another call, or none.
+    /// Fails if the id is missing or belongs to another call.
     ///
     /// `follows`: the call is about a job of another one, and the end of the window does not cancel it.
     pub(crate) fn open(
@@ -60,12 +60,12 @@ impl Calls {
         follows: bool,
     ) -> Result<Open, Error> {
         let id = id.filter(|id| !id.is_empty() && id.len() <= MAX_ID);
-        let id = id.ok_or_else(|| refused(format!("A long call has an id, a string of 1 to {MAX_ID} bytes.")))?;
+        let id = id.ok_or_else(|| refused(format!("A long call needs an id, a string of 1 to {MAX_ID} bytes.")))?;
         let key = (window.to_owned(), webview.to_owned(), id);
         let cancelling = Arc::new(Cancelling { follows, asked: Mutex::default() });
         let mut calls = locked(&self.0);
         if calls.contains_key(&key) {
-            return Err(refused("Another call that is under way has this id.".to_owned()));
+            return Err(refused("Another call in flight has this id.".to_owned()));
         }
         calls.insert(key.clone(), Arc::clone(&cancelling));
         Ok(Open { calls: self.clone(), key, cancelling })
@@ -75,7 +75,7 @@ impl Calls {
         locked(&self.0).is_empty()
     }
 
-    /// Cancels one call; what is not under way needs no cancelling.
+    /// Cancels one call; does nothing if it is not in flight.
     pub(crate) fn cancel(&self, (window, webview): (&str, &str), id: &str) {
         let key = (window.to_owned(), webview.to_owned(), id.to_owned());
         let found = locked(&self.0).get(&key).cloned();
@@ -108,7 +108,7 @@ impl Open {
         (self.key.0.clone(), self.key.1.clone())
     }
 
-    /// The call was sent. If it was cancelled before, it is now.
+    /// Notes that the call was sent. If it was cancelled before that, it is cancelled now.
     pub(crate) fn sent(&self, canceller: Canceller) {
         let mut asked = locked(&self.cancelling.asked);
         if asked.cancelled {

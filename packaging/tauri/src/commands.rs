@@ -1,18 +1,18 @@
-//! What a web view may ask for, if its capabilities allow it. `build.rs` makes a permission of each.
+//! The commands that a web view may run if its capabilities allow it. `build.rs` creates a permission for each.
 //!
-//! Methods of the sidecar that are not here cannot be reached from a web view, whatever its capabilities say: `host.…`,
+//! A web view cannot reach methods of the sidecar that are not listed here, whatever its capabilities say: `host.…`,
 //! `initialize`, `shutdown`.
 
 /// One command.
 pub(crate) struct Command {
-    /// As `invoke` has it, behind `plugin:locara-diffusion|`.
+    /// Its name for `invoke`, after `plugin:locara-diffusion|`.
     pub(crate) name: &'static str,
     pub(crate) action: Action,
 }
 
 #[derive(Clone, Copy)]
 pub(crate) enum Action {
-    /// Asks the sidecar, and has its answer.
+    /// Calls the sidecar and returns its answer.
     Ask(&'static str),
     /// The same with messages, on the call's own Channel.
     Stream(&'static str),
@@ -24,9 +24,9 @@ pub(crate) enum Action {
     PickImage,
     /// Asks the user where to save.
     PickOutput,
-    /// Gives back what the user has picked.
+    /// Releases a file that the user picked.
     Release,
-    /// Takes the access token that the user has typed.
+    /// Accepts an access token that the user typed.
     GiveToken,
 }
 

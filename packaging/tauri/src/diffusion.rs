@@ -17,22 +17,22 @@ use crate::files::{Chooser, Files, Held};
 use crate::folders::{self, Root};
 use crate::jobs::Jobs;
 
-/// How long the sidecar may take to end by itself once the app ends; then its process group is killed. Together that is
-/// within 2 seconds.
+/// How long the sidecar may take to end once the app ends; then its process group is killed. Both together take less
+/// than 2 seconds.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// What points a Python program to the wrong libraries: an app that is started from a Python environment, or as an `AppImage`,
-/// has them.
+/// Variables that point a Python program to the wrong libraries. An app that is started from a Python environment, or
+/// as an `AppImage`, has them.
 const UNWANTED: [&str; 4] = ["PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE"];
 
-/// The plugin's state: [`DiffusionExt::diffusion`](crate::DiffusionExt::diffusion) gives it.
+/// The plugin's state, as returned by [`DiffusionExt::diffusion`](crate::DiffusionExt::diffusion).
 pub struct Diffusion<R: Runtime> {
     app: AppHandle<R>,
     settings: Settings,
     manifest: Map<String, Value>,
     roots: Vec<Root>,
     sidecar: Mutex<Option<Sidecar>>,
-    /// The one that is being started.
+    /// The sidecar that is being started.
     opening: Mutex<Option<Sidecar>>,
     token: Mutex<Option<String>>,
     /// Held by the one call that starts the sidecar.
@@ -70,30 +70,30 @@ impl<R: Runtime> Diffusion<R> {
         })
     }
 
-    /// The app's sidecar, which is started if it is not there yet. After its death, its next call starts it anew; no call
-    /// is sent again by itself.
+    /// Returns the app's sidecar, starting it if necessary. After it dies, the next call restarts it; no call is ever
+    /// sent again automatically.
     ///
-    /// With it, Rust code can do all that a web view can, and what only a host may. Do not close it.
+    /// With it, Rust code can do everything that a web view can, and what only a host may. Do not close it.
     pub async fn sidecar(&self) -> Result<Sidecar, Error> {
         let _starting = match self.running()? {
             Some(sidecar) => return Ok(sidecar),
             None => self.starting.lock().await,
         };
         if let Some(sidecar) = self.running()? {
-            return Ok(sidecar); // another call has started it meanwhile
+            return Ok(sidecar); // another call has started it in the meantime
         }
         self.start().await
     }
 
-    /// Starts the sidecar anew with another access token for gated models, or with none. It is kept in memory only.
+    /// Restarts the sidecar with another access token for gated models, or with none. The token is kept in memory only.
     ///
-    /// Fails with [`Error::Busy`] while a long call of a window is under way, which would end with the old one; if the
-    /// sidecar does not take the token, the next call starts it with the one before. Picked files have to be picked again.
+    /// Fails with [`Error::Busy`] while a window's long call is in flight, because it would end with the old process.
+    /// If the sidecar refuses the token, the next call starts it with the previous one. Files must be picked again.
     pub async fn set_token(&self, token: Option<String>) -> Result<(), Error> {
         self.running()?;
         let _starting = self.starting.lock().await;
         let old = {
-            let mut known = self.known(); // a call that is opened from now on waits for it, and then for the new one
+            let mut known = self.known(); // a call made from now on waits for this, and then for the new sidecar
             if !self.calls.is_empty() {
                 return Err(Error::Busy);
             }
@@ -113,13 +113,13 @@ impl<R: Runtime> Diffusion<R> {
         }
     }
 
-    /// For the holder of `starting`.
+    /// Only for the holder of `starting`.
     async fn start(&self) -> Result<Sidecar, Error> {
         let (sidecar, opened) = self.builder().start()?;
         *locked(&self.opening) = Some(sidecar.clone());
         let _forgets = Forgets(&self.opening);
         if self.ending.load(Ordering::SeqCst) {
-            sidecar.close().await; // the app ended meanwhile
+            sidecar.close().await; // the app ended in the meantime
         }
         opened.await?;
         *self.known() = Some(sidecar.clone());
@@ -134,7 +134,7 @@ impl<R: Runtime> Diffusion<R> {
         locked(&self.sidecar)
     }
 
-    /// The folder that stands for a root, for example `user-folder`, if the manifest declares that.
+    /// Returns the folder of a root, for example `user-folder`, if the manifest declares that root.
     #[must_use]
     pub fn folder(&self, root: &str) -> Option<&Path> {
         self.roots.iter().find(|one| one.name == root).map(|one| one.folder.as_path())
@@ -178,7 +178,7 @@ impl<R: Runtime> Diffusion<R> {
         let named = if cfg!(all(debug_assertions, not(test))) { std::env::var_os("LOCARA_SIDECAR") } else { None };
         match named {
             Some(program) => PathBuf::from(program),
-            // what has no place is told when it is started, and the app runs without pictures
+            // a missing program is reported when it is started; the app runs without pictures
             None => match resource(&self.app, &self.settings.program) {
                 Ok(program) => shipped(program, self.app.path().resource_dir().ok().as_deref(), &self.settings.program),
                 Err(_) => self.settings.program.clone(),
@@ -186,12 +186,12 @@ impl<R: Runtime> Diffusion<R> {
         }
     }
 
-    /// A picture was saved: pages may show it.
+    /// Called when a picture was saved: pages may now show it.
     pub(crate) fn saved(&self, file: &str) {
         folders::show_file(&self.app, Path::new(file));
     }
 
-    /// A window is gone, and nobody waits for its calls or uses its files any more.
+    /// Called when a window is gone: nobody waits for its calls or uses its files any more.
     pub(crate) fn window_gone(&self, window: &str) {
         self.calls.cancel_window(window);
         self.jobs.forget_window(window);
@@ -202,18 +202,18 @@ impl<R: Runtime> Diffusion<R> {
         }
     }
 
-    /// Gives picked files back, as far as the sidecar still has them: no process is started for that.
+    /// Releases picked files that the sidecar still has; starts no process for that.
     pub(crate) async fn give_back(&self, held: Vec<Held>) {
         let Some(sidecar) = self.known().clone() else { return };
         for held in held.iter().filter(|held| held.is_known(&sidecar)) {
-            let _ = sidecar.release_file(&held.handle).await; // one that cannot be given back ends with the sidecar
+            let _ = sidecar.release_file(&held.handle).await; // a file that cannot be released ends with the sidecar
         }
     }
 
-    /// The app ends: waits until the sidecar is gone.
+    /// Called when the app ends: waits until the sidecar is gone.
     pub(crate) fn end(&self) {
         self.ending.store(true, Ordering::SeqCst);
-        // of the two, one is there at most, but for a moment in which both are the same
+        // at most one of the two is set, except for a moment in which both are the same
         let found = [self.known().take(), locked(&self.opening).take()];
         for sidecar in found.into_iter().flatten() {
             async_runtime::block_on(sidecar.close());
@@ -221,7 +221,7 @@ impl<R: Runtime> Diffusion<R> {
     }
 }
 
-/// Empties a place when it is dropped: whoever starts the sidecar may be given up.
+/// Clears a slot when it is dropped, because the task that starts the sidecar may be cancelled.
 struct Forgets<'a>(&'a Mutex<Option<Sidecar>>);
 
 impl Drop for Forgets<'_> {
@@ -230,13 +230,13 @@ impl Drop for Forgets<'_> {
     }
 }
 
-/// A file among the app's resources, unless its path is absolute.
+/// Resolves a path among the app's resources, unless it is absolute.
 fn resource<R: Runtime>(app: &AppHandle<R>, file: &Path) -> tauri::Result<PathBuf> {
     if file.is_absolute() { Ok(file.to_path_buf()) } else { app.path().resolve(file, BaseDirectory::Resource) }
 }
 
-/// The program among the resources, `usr/lib/NAME` on Linux, or below `usr/share/NAME` if it is there alone: what makes an
-/// `AppImage` changes each library below `usr/lib`, and the sidecar's would no longer be found as they were built.
+/// Finds the program among the resources (`usr/lib/NAME` on Linux), or below `usr/share/NAME` if it is only there. The
+/// tool that makes an `AppImage` changes each library below `usr/lib`, so the sidecar's files would not be as built.
 pub(crate) fn shipped(among: PathBuf, resources: Option<&Path>, program: &Path) -> PathBuf {
     if cfg!(target_os = "linux")
         && program.is_relative()
@@ -254,7 +254,7 @@ pub(crate) fn shipped(among: PathBuf, resources: Option<&Path>, program: &Path) 
 fn read(file: &Path) -> Result<Map<String, Value>, Box<dyn std::error::Error>> {
     let place = file.display();
     let text = std::fs::read_to_string(file).map_err(|error| {
-        format!("{place} cannot be read: {error}. It is the app's manifest, and belongs into bundle.resources of tauri.conf.json.")
+        format!("{place} cannot be read: {error}. It is the app's manifest, and belongs in bundle.resources of tauri.conf.json.")
     })?;
-    Ok(serde_json::from_str(&text).map_err(|error| format!("{place} is no JSON object: {error}"))?)
+    Ok(serde_json::from_str(&text).map_err(|error| format!("{place} is not a JSON object: {error}"))?)
 }

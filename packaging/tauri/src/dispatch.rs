@@ -1,4 +1,4 @@
-//! From a command of a web view to the sidecar and back.
+//! Carries commands from a web view to the sidecar, and answers back.
 
 use std::sync::Arc;
 
@@ -16,21 +16,21 @@ use crate::error::Error;
 use crate::files::FileRequest;
 use crate::jobs::{Job, Sent};
 
-/// What `invoke` is given beside the command's name.
+/// The arguments of `invoke` besides the command's name.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Payload {
     #[serde(default)]
     params: Map<String, Value>,
-    /// Of a long call, and of the command that cancels it: what the page calls it.
+    /// For a long call, and the command that cancels it: the page's id for the call.
     #[serde(default)]
     request_id: Option<String>,
-    /// Of a long call: where its messages go.
+    /// For a long call: where its messages go.
     #[serde(default)]
     channel: Option<JavaScriptChannelId>,
 }
 
-/// Takes a command; false for one that there is not. Its permission was looked at before.
+/// Handles a command; false if it does not exist. Its permission has already been checked.
 pub(crate) fn handle<R: Runtime>(invoke: Invoke<R>) -> bool {
     let Invoke { message, resolver, .. } = invoke;
     let Some(action) = find(message.command()) else { return false };
@@ -59,23 +59,23 @@ fn payload<R: Runtime>(message: &InvokeMessage<R>) -> Result<Payload, Error> {
     }
 }
 
-/// A command that was taken.
+/// A command that was accepted.
 enum Begun {
     Short(Map<String, Value>),
     Long(Map<String, Value>, Open, Channel<Value>),
-    /// It has the job's messages already, if that is one that a window has started.
+    /// It already gets the job's messages, if a window has started that job.
     Follow(JobId, Open, Result<(Arc<Job>, Sent), Channel<Value>>),
 }
 
-/// What is done at once, in the order in which the page asks: a cancel must not overtake its call, nor a call the end of
-/// its window.
+/// The part that is done at once, in the order of the page's commands: a cancel must not overtake its call, and a call
+/// must not overtake the end of its window.
 fn begin<R: Runtime>(webview: &Webview<R>, action: Action, payload: Payload) -> Result<Begun, Error> {
     let diffusion = webview.state::<Diffusion<R>>();
     let window = webview.window();
     let page = (window.label(), webview.label());
     let Payload { params: given, request_id, channel } = payload;
     let long = |follows: bool| {
-        let no_channel = || Error::Params { path: "$.channel", reason: "A long call has a Channel.".to_owned() };
+        let no_channel = || Error::Params { path: "$.channel", reason: "A long call needs a Channel.".to_owned() };
         let channel: Channel<Value> = channel.ok_or_else(no_channel)?.channel_on(webview.clone());
         Ok::<_, Error>((diffusion.calls.open(page, request_id.clone(), follows)?, channel))
     };
@@ -123,7 +123,7 @@ async fn run<R: Runtime>(webview: &Webview<R>, action: Action, begun: Begun) -> 
     }
 }
 
-/// Passes all messages of a call on, in their order; then the answer.
+/// Passes on all messages of a call, in order, and then the answer.
 async fn forward<R: Runtime, M: Message + Serialize, A: Serialize>(
     diffusion: &Diffusion<R>,
     open: &Open,
@@ -141,13 +141,13 @@ async fn forward<R: Runtime, M: Message + Serialize, A: Serialize>(
     Ok(long_answer(outcome?, &sent))
 }
 
-/// The number of messages goes with it, because it may overtake them.
+/// The answer carries the number of messages, because it may overtake them.
 fn long_answer(result: Value, sent: &Sent) -> Value {
     let members = [("result".to_owned(), result), ("messages".to_owned(), sent.count().into())];
     Value::Object(Map::from_iter(members))
 }
 
-/// What is between the app and its user; the sidecar has no such call.
+/// Commands between the app and its user, for which the sidecar has no call.
 async fn ask_user<R: Runtime>(
     webview: &Webview<R>,
     diffusion: &Diffusion<R>,
@@ -162,7 +162,7 @@ async fn ask_user<R: Runtime>(
         }
         Action::Release => {
             let Handle { handle } = params(given)?;
-            // that of another window is left alone, and one that was given back needs nothing
+            // another window's handle is left alone, and a released one needs nothing
             if let Some(held) = diffusion.files.released(webview.window().label(), &handle) {
                 diffusion.give_back(vec![held]).await;
             }
@@ -173,7 +173,7 @@ async fn ask_user<R: Runtime>(
             diffusion.set_token(Some(token)).await?;
             Ok(Value::Null)
         }
-        _ => Ok(Value::Null), // what was to be done is done
+        _ => Ok(Value::Null), // everything has been done already
     }
 }
 
@@ -198,11 +198,11 @@ struct Handle {
 fn params<T: DeserializeOwned>(params: Map<String, Value>) -> Result<T, Error> {
     serde_json::from_value(Value::Object(params)).map_err(|error| Error::Params {
         path: "$",
-        reason: format!("The parameters are not of this command: {error}"),
+        reason: format!("The parameters do not fit this command: {error}"),
     })
 }
 
-/// The files that an answer or an error names: a call that was cancelled has what it had finished.
+/// The files that an answer or an error names: a cancelled call names those that it had finished.
 fn saved(answer: &Result<Value, Error>) -> Vec<&str> {
     let images = match answer {
         Ok(answer) => answer.get("result").unwrap_or(answer).get("images"),

@@ -1,18 +1,18 @@
-//! What a call can fail with, and how a web view is told.
+//! The errors of calls, and how they are reported to a web view.
 
 use locara_diffusion::{ErrorKind, Gone};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-/// What a call can fail with. A command rejects with it as `{kind, code, message, data}`, where `data` has `kind` and
-/// `retryable`, too: the sidecar's own errors are as they crossed the wire.
+/// The error of a call. A command rejects with it as `{kind, code, message, data}`, where `data` has `kind` and
+/// `retryable`, too: the sidecar's own errors are passed on unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The sidecar's error, or that there is none.
     #[error(transparent)]
     Sidecar(#[from] locara_diffusion::Error),
-    /// What the web view gave is not what the command takes.
+    /// The web view's parameters do not fit the command.
     #[error("{reason}")]
     Params {
         /// The member, from `$`.
@@ -20,7 +20,7 @@ pub enum Error {
         /// One sentence.
         reason: String,
     },
-    /// The app cannot open what the user picked, to hand it over.
+    /// The app cannot open the picked file, to pass it to the sidecar.
     #[error("{name} cannot be opened: {source}")]
     Open {
         /// The file's own name, without its folder.
@@ -28,23 +28,23 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
-    /// There is no way to ask the user for a file: the app registers no `tauri-plugin-dialog`.
+    /// There is no way to ask the user for a file: the app does not register `tauri-plugin-dialog`.
     #[error("The app has no file dialogs: register tauri_plugin_dialog::init() in Rust.")]
     NoDialog,
-    /// What is under way has to end first.
-    #[error("A call is under way: wait until it has ended, or cancel it.")]
+    /// The calls in flight must end first.
+    #[error("A call is in flight: wait until it has ended, or cancel it.")]
     Busy,
     /// The app is ending.
     #[error("The app is ending.")]
     Ending,
 }
 
-/// The code of what the contract has no kind for: its own ones begin at -32001.
+/// The code of errors that are not in the contract, whose own codes begin at -32001.
 const HOST: i64 = -32000;
 
 impl Error {
-    /// The kind, as a web view is told: one of the contract's, or `SidecarGone` (it ended before it answered, or cannot
-    /// be started), `ProtocolViolation`, `NoDialog`, `Busy`.
+    /// The kind, as reported to a web view: one of the contract's, or `SidecarGone` (it ended before it answered, or
+    /// cannot be started), `ProtocolViolation`, `NoDialog`, `Busy`.
     #[must_use]
     pub fn kind(&self) -> &str {
         match self {
@@ -94,8 +94,8 @@ const INVALID_PARAMS: i64 = -32602;
 const QUEUE_FULL: i64 = -32013;
 const STORAGE_ERROR: i64 = -32014;
 
-/// The name of an errno that opening a file commonly fails with, as the sidecar has it in its own errors; the numbers
-/// are those of Linux and macOS alike.
+/// The name of a common errno of opening a file, as in the sidecar's own errors; the numbers are the same on Linux and
+/// macOS.
 fn errno(error: &std::io::Error) -> Option<&'static str> {
     let names = [
         (1, "EPERM"),
@@ -125,7 +125,7 @@ fn kind(error: &locara_diffusion::Error) -> &str {
     }
 }
 
-/// The end of the log stays in Rust, but for its last line, which the message has: the rest is for the app's own log.
+/// The end of the log stays in Rust, for the app's own log; only its last line is in the message.
 fn members(error: &locara_diffusion::Error) -> Map<String, Value> {
     match error {
         locara_diffusion::Error::Remote(error) => error.data.clone(),

@@ -1,4 +1,4 @@
-//! Files that the user picks: a web view is given a handle and the file's own name, and never a path.
+//! Files that the user picks: a web view gets a handle and the file's own name, never a path.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::error::Error;
 #[cfg(unix)]
 use crate::opening;
 
-/// What a file is asked for. A web view says no more than this.
+/// A request for a file. A web view specifies no more than this.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[non_exhaustive]
@@ -22,10 +22,10 @@ pub struct FileRequest {
     /// The dialog's title.
     #[serde(default)]
     pub title: Option<String>,
-    /// The name that is proposed for a file to save.
+    /// The suggested name for a file to save.
     #[serde(default)]
     pub file_name: Option<String>,
-    /// Whether it is to be saved; else it is to be read.
+    /// Whether it is to be saved; otherwise it is to be read.
     #[serde(skip)]
     pub save: bool,
 }
@@ -34,7 +34,7 @@ pub(crate) type Chooser<R> = Arc<dyn Fn(&Window<R>, &FileRequest) -> Result<Opti
 
 const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
-/// Asks with the system's dialog, and blocks until the user has answered.
+/// Shows the system's dialog, and blocks until the user has answered.
 pub(crate) fn dialogs<R: Runtime>() -> Chooser<R> {
     Arc::new(|window: &Window<R>, request: &FileRequest| {
         window.try_state::<Dialog<R>>().ok_or(Error::NoDialog)?;
@@ -57,10 +57,10 @@ pub(crate) fn dialogs<R: Runtime>() -> Chooser<R> {
 /// The handles that windows hold.
 pub(crate) struct Files<R: Runtime> {
     chooser: Chooser<R>,
-    /// Whether they are handed over open, instead of by their path.
+    /// Whether open files are passed to the sidecar, instead of paths.
     #[cfg_attr(not(unix), allow(dead_code))]
     hands: bool,
-    /// Of each window that has asked for one, until it is gone.
+    /// By window, for each window that has asked for one, until it is gone.
     held: Mutex<HashMap<String, Vec<Held>>>,
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Whether there is something to give back: with its process it has ended.
+    /// Whether there is something to release: a handle ends with its process.
     pub(crate) fn is_known(&self, sidecar: &Sidecar) -> bool {
         sidecar.pid().is_some() && sidecar.starts() == self.process
     }
@@ -82,15 +82,15 @@ impl<R: Runtime> Files<R> {
         Self { chooser, hands, held: Mutex::default() }
     }
 
-    /// Asks the user; none if nothing was picked. What is picked goes to the sidecar that there is by then: a token may
-    /// have replaced it while the dialog was open.
+    /// Asks the user; none if nothing was picked. The file goes to the current sidecar: a new token may have replaced
+    /// the old one while the dialog was open.
     pub(crate) async fn pick(
         &self,
         window: Window<R>,
         diffusion: &Diffusion<R>,
         request: FileRequest,
     ) -> Result<Option<PickFileResult>, Error> {
-        diffusion.sidecar().await?; // one that cannot be started is told before the user is asked
+        diffusion.sidecar().await?; // if it cannot be started, that is reported before the user is asked
         let (chooser, label) = (Arc::clone(&self.chooser), window.label().to_owned());
         self.held().entry(label.clone()).or_default();
         let access = if request.save { FileAccess::Write } else { FileAccess::Read };
@@ -110,13 +110,13 @@ impl<R: Runtime> Files<R> {
         let held = Held { handle: picked.handle.clone(), process: sidecar.starts() };
         let is_there = self.held().get_mut(&label).map(|handles| handles.push(held)).is_some();
         if !is_there {
-            let _ = sidecar.release_file(&picked.handle).await; // the window was closed before its dialog
+            let _ = sidecar.release_file(&picked.handle).await; // the window was closed before its dialog was
             return Ok(None);
         }
         Ok(Some(picked))
     }
 
-    /// A window gives a handle back; none if it does not hold it.
+    /// Releases a window's handle; none if the window does not hold it.
     pub(crate) fn released(&self, window: &str, handle: &str) -> Option<Held> {
         let mut held = self.held();
         let handles = held.get_mut(window)?;
@@ -129,7 +129,7 @@ impl<R: Runtime> Files<R> {
         self.held().remove(window).unwrap_or_default()
     }
 
-    /// The sidecar that knew them is gone.
+    /// Called when the sidecar that knew the handles is gone.
     pub(crate) fn forget(&self) {
         self.held().values_mut().for_each(Vec::clear);
     }
@@ -141,7 +141,7 @@ impl<R: Runtime> Files<R> {
 
 #[cfg(test)]
 impl<R: Runtime> Files<R> {
-    /// How many handles a window holds.
+    /// Returns how many handles a window holds.
     pub(crate) fn count(&self, window: &str) -> usize {
         self.held().get(window).map_or(0, Vec::len)
     }

@@ -1,11 +1,11 @@
-//! Which folders stand for the roots that a manifest declares, and which of them a page may show pictures from.
+//! The folders of the roots that a manifest declares, and those from which a page may show pictures.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use tauri::{AppHandle, Manager, Runtime};
 
-/// A root that the manifest declares, and the folder that stands for it.
+/// A root that the manifest declares, and its folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Root {
     pub(crate) name: String,
@@ -14,7 +14,7 @@ pub(crate) struct Root {
     pub(crate) readable: bool,
 }
 
-/// Whether a manifest lets an app read, for each root that it declares.
+/// Returns each root that a manifest declares, and whether the app may read there.
 pub(crate) fn declared(manifest: &Map<String, Value>) -> Vec<(String, bool)> {
     let readable = |access: &Value| matches!(access.as_str(), Some("read" | "read-write"));
     let Some(Value::Object(declared)) = manifest.get("capabilities").and_then(|all| all.get("fs")) else {
@@ -33,7 +33,7 @@ pub(crate) fn declared(manifest: &Map<String, Value>) -> Vec<(String, bool)> {
     roots
 }
 
-/// The folders of what the manifest declares: those that the app has named, else the platform's.
+/// Returns the folders of the declared roots: those that the app has set, otherwise the platform's.
 pub(crate) fn resolved<R: Runtime>(
     app: &AppHandle<R>,
     manifest: &Map<String, Value>,
@@ -45,7 +45,7 @@ pub(crate) fn resolved<R: Runtime>(
             Some((_, folder)) => folder.clone(),
             None => match platforms(app, &name)? {
                 Some(folder) => folder,
-                None => continue, // the sidecar says that the host grants none
+                None => continue, // the sidecar reports that the host grants none
             },
         };
         roots.push(Root { name, folder, readable });
@@ -53,18 +53,18 @@ pub(crate) fn resolved<R: Runtime>(
     Ok(roots)
 }
 
-/// Makes the folders that are not there yet.
+/// Creates the folders that do not exist yet.
 pub(crate) fn make(roots: &[Root]) -> Result<(), String> {
     for Root { name, folder, .. } in roots {
         let place = folder.display();
         if !folder.is_absolute() {
-            return Err(format!("{place}, the folder for {name}, is no absolute path"));
+            return Err(format!("{place}, the folder for {name}, is not an absolute path"));
         }
         if folder.to_str().is_none() {
             return Err(format!("{place}, the folder for {name}, has a name that is not Unicode"));
         }
         std::fs::create_dir_all(folder)
-            .map_err(|error| format!("{place}, the folder for {name}, cannot be made: {error}"))?;
+            .map_err(|error| format!("{place}, the folder for {name}, cannot be created: {error}"))?;
     }
     Ok(())
 }
@@ -76,13 +76,13 @@ fn platforms<R: Runtime>(app: &AppHandle<R>, root: &str) -> tauri::Result<Option
             let pictures = paths.picture_dir().or_else(|_| paths.home_dir().map(|home| home.join("Pictures")))?;
             Some(pictures.join(app_name(app)))
         }
-        // a folder of its own: the app's other data is not the page's
+        // a separate folder: the app's other data is not for the page
         "app-data" => Some(paths.app_data_dir()?.join("pictures")),
         _ => None,
     })
 }
 
-/// The app's name as one part of a path.
+/// Converts the app's name to one component of a path.
 fn app_name<R: Runtime>(app: &AppHandle<R>) -> String {
     let name = app.config().product_name.clone().unwrap_or_else(|| app.package_info().name.clone());
     let plain: String =
@@ -93,7 +93,7 @@ fn app_name<R: Runtime>(app: &AppHandle<R>) -> String {
     }
 }
 
-/// Lets pages show, through the asset protocol, what lies in the roots that the app may read.
+/// Lets pages show, through the asset protocol, the files in the roots that the app may read.
 pub(crate) fn show<R: Runtime>(app: &AppHandle<R>, roots: &[Root]) -> tauri::Result<()> {
     for root in roots.iter().filter(|root| root.readable) {
         app.asset_protocol_scope().allow_directory(&root.folder, true)?;

@@ -1,7 +1,8 @@
-//! The messages of the long calls under way: they go to the page that made the call, and to each that follows its job.
+//! The messages of the long calls in flight: they go to the page that made the call, and to each that follows its job.
 //!
-//! Owned here: that a window which follows a job takes nothing from another. In the sidecar a job has one channel, and
-//! `jobs.attach` moves it; so jobs that windows have started are followed here, and only others (those of Rust code) there.
+//! This module ensures that a window that follows a job takes nothing from another. In the sidecar a job has one
+//! channel, which `jobs.attach` moves. So jobs that windows started are followed here; only others (those of Rust code)
+//! are followed in the sidecar.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,11 +19,11 @@ use crate::error::Error;
 #[derive(Clone, Default)]
 pub(crate) struct Jobs(Arc<Mutex<HashMap<String, Arc<Job>>>>);
 
-/// A call, and who has its messages.
+/// A call, and the pages that get its messages.
 pub(crate) struct Job {
     canceller: Canceller,
     told: Mutex<Told>,
-    /// What it was answered with, once it is.
+    /// Its answer, once there is one.
     answer: watch::Sender<Option<Outcome>>,
 }
 
@@ -33,7 +34,7 @@ pub(crate) type Outcome = Result<Value, locara_diffusion::Error>;
 struct Told {
     /// The last message, with the latest preview of its image.
     last: Option<Value>,
-    /// A page that was loaded again has one place with the page before it, whose Channel nobody reads any more.
+    /// A reloaded page takes the place of the previous page, whose Channel nobody reads any more.
     takers: HashMap<Page, Taker>,
 }
 
@@ -54,7 +55,7 @@ impl Sent {
 
 impl Taker {
     fn give(&self, message: Value) {
-        // a page that is gone takes nothing; the end of its window cancels the call, not that of the page
+        // a page that is gone receives nothing; the end of its window cancels the call, not the end of the page
         if self.channel.send(message).is_ok() {
             self.sent.0.fetch_add(1, Ordering::SeqCst);
         }
@@ -65,24 +66,24 @@ impl Taker {
 pub(crate) struct Running {
     jobs: Jobs,
     job: Arc<Job>,
-    /// As its messages call it; that of no job has none.
+    /// The job's id from its messages; none for a call without a job.
     id: Option<String>,
 }
 
 impl Jobs {
-    /// A call that was sent. Its messages go to that page.
+    /// Registers a call that was sent. Its messages go to that page.
     pub(crate) fn begin(&self, page: Page, channel: Channel<Value>, canceller: Canceller) -> (Running, Sent) {
         let job = Arc::new(Job { canceller, told: Mutex::default(), answer: watch::Sender::new(None) });
         let sent = job.add(page, channel);
         (Running { jobs: self.clone(), job, id: None }, sent)
     }
 
-    /// A job that a window has started, while it runs.
+    /// Returns a job that a window has started, while it runs.
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Job>> {
         locked(&self.0).get(id).cloned()
     }
 
-    /// A window is gone, and takes no messages.
+    /// Called when a window is gone: it receives no more messages.
     pub(crate) fn forget_window(&self, window: &str) {
         let jobs: Vec<_> = locked(&self.0).values().cloned().collect();
         for job in jobs {
@@ -92,7 +93,7 @@ impl Jobs {
 }
 
 impl Job {
-    /// One more page has the messages: first the last one that there was, then those that come.
+    /// Adds a page: it gets the latest message first, then those that follow.
     pub(crate) fn add(&self, page: Page, channel: Channel<Value>) -> Sent {
         let mut told = locked(&self.told);
         let taker = Taker { channel, sent: Sent::default() };
@@ -100,7 +101,7 @@ impl Job {
         if let Some(last) = &told.last {
             taker.give(last.clone());
         }
-        // one that has ended sends no more
+        // a job that has ended sends no more
         let before = if self.answer.borrow().is_some() { Some(taker) } else { told.takers.insert(page, taker) };
         drop(told);
         drop(before);
@@ -111,7 +112,7 @@ impl Job {
         self.canceller.clone()
     }
 
-    /// What its own call is answered with.
+    /// Waits for the answer to the job's own call.
     pub(crate) async fn answered(&self) -> Result<Value, Error> {
         let mut answer = self.answer.subscribe();
         let answer = answer.wait_for(Option::is_some).await;
@@ -121,7 +122,7 @@ impl Job {
 }
 
 impl Running {
-    /// Passes a message on to all that have them.
+    /// Passes a message on to all its pages.
     pub(crate) fn tell(&mut self, message: Value) {
         if self.id.is_none()
             && let Some(id) = message.get("jobId").and_then(Value::as_str)
@@ -141,7 +142,7 @@ impl Running {
 }
 
 impl Running {
-    /// The call is answered. All Channels are closed: their end frames go before the answers.
+    /// Called when the call is answered. Closes all Channels: their end frames come before the answers.
     pub(crate) fn end(self, outcome: &Outcome) {
         if let Some(id) = &self.id {
             locked(&self.jobs.0).remove(id);

@@ -1,5 +1,5 @@
 //! Text to image in a Tauri 2 app: commands for web views over one Locara image sidecar, which the plugin starts, shares
-//! between all windows, and ends with the app. `README.md` has the way from an empty folder to a picture.
+//! between all windows, and ends with the app. `README.md` leads from an empty folder to a picture.
 //!
 //! ```
 //! use tauri_plugin_locara_diffusion::Builder;

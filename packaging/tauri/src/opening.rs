@@ -1,4 +1,4 @@
-//! Picked files that the app itself opens, because the sidecar may not: those of macOS's App Sandbox.
+//! Picked files that the app itself opens because the sidecar may not: in macOS's App Sandbox.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -12,11 +12,11 @@ use crate::error::Error;
 struct Opened {
     name: String,
     file: File,
-    /// It was not there before.
+    /// The file was created for this.
     made: bool,
 }
 
-/// Opens what the user picked, and hands it over; a file that was made for that goes again if the sidecar refuses it.
+/// Opens the picked file and passes it to the sidecar; removes a file created for this if the sidecar refuses it.
 pub(crate) async fn hand(sidecar: &Sidecar, path: PathBuf, access: FileAccess) -> Result<PickFileResult, Error> {
     let place = path.clone();
     let saves = matches!(access, FileAccess::Write);
@@ -30,7 +30,7 @@ pub(crate) async fn hand(sidecar: &Sidecar, path: PathBuf, access: FileAccess) -
 
 fn open(path: &Path, saves: bool) -> Result<Opened, Error> {
     let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned).ok_or_else(|| {
-        let reason = "The contract has no names of files that are not Unicode.".to_owned();
+        let reason = "The contract cannot express file names that are not Unicode.".to_owned();
         Error::Params { path: "$.name", reason }
     })?;
     match opened(path, saves) {
@@ -48,14 +48,14 @@ fn opened(path: &Path, saves: bool) -> io::Result<(File, bool)> {
             made => return Ok((made?, true)),
         }
     }
-    // to open a pipe would wait for its other end; what else is no file is told by the sidecar
+    // opening a pipe would wait for its other end; the sidecar reports anything else that is not a file
     if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     Ok((options.open(path)?, false))
 }
 
-/// Removes a file that was made to save into, unless somebody has written into it.
+/// Removes a file that was created for saving, unless somebody has written to it.
 fn unmake(path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path)?.len() == 0 { fs::remove_file(path) } else { Ok(()) }
 }

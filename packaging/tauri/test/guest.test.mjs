@@ -1,4 +1,4 @@
-// The page's package: what it asks of the plugin, and what npm packs of it.
+// The page's package: what it requests from the plugin, and what npm packs.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -14,7 +14,7 @@ Object.assign(globalThis, { window: globalThis });
 Object.assign(globalThis, { __TAURI_INTERNALS__: {} });
 const { files, giveToken, pictureUrl, CapabilityDenied, image, models, jobs } = await import("../dist-js/index.js");
 
-/** The plugin: keeps what it is asked, and answers with that. */
+/** Acts as the plugin: records each request, and answers with it. */
 function plugin(answer) {
   const asked = [];
   mockIPC((command, payload) => {
@@ -24,7 +24,7 @@ function plugin(answer) {
   return asked;
 }
 
-test("a pick is asked for with what a page may say, and its handle comes back", async () => {
+test("a pick is requested with what a page may specify, and returns a handle", async () => {
   const picked = { handle: "file-1", name: "a.png", bytes: 3 };
   const asked = plugin(picked);
   assert.deepEqual(await files.pickImage({ title: "Which one?" }), picked);
@@ -39,13 +39,13 @@ test("a pick is asked for with what a page may say, and its handle comes back", 
   assert.equal(await files.pickImage(), null);
 });
 
-test("a pick fails with the same classes as every other call", async () => {
+test("a pick fails with the same error classes as every other call", async () => {
   const data = { kind: "CapabilityDenied", retryable: false, declare: {} };
   mockIPC(() => Promise.reject({ code: -32001, message: "No.", kind: "CapabilityDenied", data }));
   await assert.rejects(files.pickImage(), CapabilityDenied);
 });
 
-test("a token goes to the plugin, and what that says against it comes back as an error of its kind", async () => {
+test("a token goes to the plugin, and a refusal comes back as an error of its kind", async () => {
   const asked = plugin(null);
   await giveToken("a-token");
   assert.deepEqual(asked, [["plugin:locara-diffusion|give_token", { params: { token: "a-token" } }]]);
@@ -54,7 +54,7 @@ test("a token goes to the plugin, and what that says against it comes back as an
   await assert.rejects(giveToken("a-token"), { kind: "Busy", retryable: true, message: "A call is under way." });
 });
 
-test("a picture has an address: itself, or its file's in the asset protocol", () => {
+test("a picture has a URL: its own data, or its file in the asset protocol", () => {
   mockConvertFileSrc("linux");
   const picture = { mimeType: "image/png", width: 1, height: 1, bytes: 3, sha256: "", seed: 1 };
   assert.equal(pictureUrl({ ...picture, data: "iVBO", path: "/a/b.png" }), "data:image/png;base64,iVBO");
@@ -68,7 +68,7 @@ test("the whole API is there", () => {
   assert.equal(typeof jobs.attach, "function");
 });
 
-test("npm pack installs beside its peers into an empty project, with its types", { timeout: 180_000 }, (t) => {
+test("the packed package installs with its peers into an empty project, with its types", { timeout: 180_000 }, (t) => {
   const project = mkdtempSync(join(tmpdir(), "locara-guest-"));
   t.after(() => rmSync(project, { recursive: true, force: true }));
   const pack = (folder) => {

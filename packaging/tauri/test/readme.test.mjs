@@ -1,4 +1,4 @@
-// What README.md shows is what the example is made of.
+// README.md shows the example's own code.
 
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 const HERE = fileURLToPath(new URL("..", import.meta.url));
 const EXAMPLE = join(HERE, "examples/minimal");
 
-/** The text of each file of the example that a person has written. */
+/** The text of each hand-written file of the example. */
 function written(folder) {
   return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
     const path = join(folder, entry.name);
@@ -18,7 +18,7 @@ function written(folder) {
   });
 }
 
-test("every block of code in README.md is in a file of the example, as it is", () => {
+test("every code block in README.md is in a file of the example, unchanged", () => {
   const readme = readFileSync(join(HERE, "README.md"), "utf8");
   const blocks = [...readme.matchAll(/^```\w+\n(.*?)^```$/gms)].map(([, code]) => code);
   assert.equal(blocks.length, 8);

@@ -121,7 +121,7 @@ def fits(expected: Any, actual: Any) -> bool:
 
 
 def difference(expected: Any, actual: Any, path: str = "$") -> str:
-    """Return in words the first place at which ``actual``, which does not fit, is not what is expected: both may be
+    """Describe the first place where ``actual``, which does not match, differs from what is expected. Both may be
     much longer than what a report shows of them.
     """
     if expected == _ABSENT:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from locara_conformance.outcomes import Event
 
 _SHOWN = 10
-"""Of how many violations of one kind the exchange is kept: of an implementation that never stops there are millions."""
+"""How many violations of one kind keep their exchange; an implementation that never stops causes millions."""
 MODEL = "pocket"
 PROMPT = "a red circle on a blue background"
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _TEXT = 1200
 _LONGEST = 64 << 20
-"""Bytes of a line of which no more is kept: beyond every message of the contract, the answers to a batch included."""
+"""No more of a line is kept than this, in bytes: it exceeds every message of the contract, even a batch's answers."""
 _EVENTS = 4000
 
 
@@ -187,7 +187,7 @@ class Peer:
         return ping
 
     def settled(self) -> None:
-        """Tell the watch that no more answers are due."""
+        """Note for the watch that no more answers are due."""
         with self._news:
             self._watch.settled()
 
@@ -331,7 +331,7 @@ class Peer:
             self._record("←", line)
             try:
                 message = self._watch.received(line) if self.watched else None
-            except Exception as error:  # noqa: BLE001  in this thread nobody would hear of it
+            except Exception as error:  # noqa: BLE001  nobody would see it in this thread
                 message, self.fault = None, f"{type(error).__name__}: {error}"
                 self._news.notify_all()
             if message is not None:

@@ -60,7 +60,7 @@ class Watch:
         self._streams: dict[int, list[_Stream]] = {}
         """By channel, the streams that may own it: a call may be sent before the current owner is answered."""
         self._before: dict[int, tuple[_Stream, Any]] = {}
-        """By channel, the stream that had it last, and its job's id if the answer told it."""
+        """By channel, the stream that had it last, and its job's id if the answer had it."""
 
     # --- what was sent ---
 
@@ -207,7 +207,7 @@ class Watch:
         streams = self._streams.get(channel)
         stream = next((one for one in streams if not one.ended), streams[-1]) if streams else None
         if not streams or stream is None or self._is_late(channel, stream, frame):
-            self._report("channels.silent", f"a frame on channel {channel} that is of no running call")
+            self._report("channels.silent", f"a frame on channel {channel} that belongs to no running call")
             return
         due = METHODS[stream.call.method].notification if stream.call.method != "jobs.attach" else None
         if due not in (None, name):
@@ -218,7 +218,7 @@ class Watch:
             if index != stream.messages:
                 self._report("channels.end-counts", f"an end frame of index {index} after {stream.messages} messages")
             stream.ended = True
-            if stream.call.channel is None:  # of a jobs.attach that was answered
+            if stream.call.channel is None:  # a jobs.attach that was answered
                 streams.remove(stream)
         else:
             if index != stream.messages:
@@ -226,8 +226,8 @@ class Watch:
             stream.messages = index + 1
 
     def _is_late(self, channel: int, stream: _Stream, frame: dict[str, Any]) -> bool:
-        """Whether a frame is of the answered call that had the channel before: a message of its job, or the end frame
-        that it lacks. The next call may be sent, and so known here, before such a frame is read."""
+        """Whether a frame belongs to the answered call that had the channel before: a message of its job, or its
+        missing end frame. The next call may be sent, and so be known here, before such a frame is read."""
         before, job = self._before.get(channel, (None, None))
         if before is None:
             return False

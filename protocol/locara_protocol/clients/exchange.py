@@ -190,7 +190,7 @@ class Exchange:
             self._attached.pop(cast("int", stream.channel), None)
 
     def end(self) -> tuple[list[Pending], list[Channel]]:
-        """End the session; return the calls and channels that still have to be told."""
+        """End the session; return the calls and channels that must still be notified."""
         with self._lock:
             self.gone = True
             calls, streams = list(self._calls.values()), list(self._attached.values())

@@ -40,7 +40,7 @@ struct Step {
     ms: u64,
 }
 
-/// What the caller of a call has seen of it: its messages, and its end.
+/// What the caller has seen of a call: its messages and its end.
 struct Watched {
     seen: Arc<Mutex<Vec<Value>>>,
     counted: watch::Receiver<usize>,
@@ -83,7 +83,7 @@ impl Watched {
         Self { seen: Arc::default(), counted, ended, canceller: None }
     }
 
-    /// As an app calls it where the crate has a type for it, else by its name.
+    /// Makes a call through the crate's typed API where there is one, otherwise by its name.
     fn start(sidecar: &Sidecar, step: &Step) -> Self {
         let slow = Duration::from_millis(step.slow_ms);
         match step.method.as_str() {
@@ -186,11 +186,11 @@ impl Adapter {
                 };
                 json!({"ok": {"status": exit.and_then(|exit| exit.code())}})
             }
-            other => return Err(format!("{other} is no step").into()),
+            other => return Err(format!("{other} is not a step").into()),
         })
     }
 
-    /// One session is judged, so no process follows the first.
+    /// Only one session is judged, so the process is not restarted.
     async fn open(&mut self) -> Value {
         let (program, args) = self.command.split_first().map_or(("", &[][..]), |(program, args)| (program, args));
         match Sidecar::builder().command(program, args).restart(Restart::Never).spawn().await {

@@ -39,11 +39,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut steps, picture) = sidecar.generate(params(GenerateOptions { steps: Some(200), ..Default::default() }));
     while let Some(step) = steps.next().await {
         if step.step == 1 {
-            picture.cancel(); // as dropping it would; this way one hears what became of it
+            picture.cancel(); // dropping it would cancel, too, but then the answer would be lost
         }
     }
     if let Err(error) = picture.await {
-        println!("cancelled: {}", error.kind().map_or("nothing of the sidecar's", |kind| kind.as_str()));
+        println!("cancelled: {}", error.kind().map_or("not an error from the sidecar", |kind| kind.as_str()));
     }
 
     let (_, picture) = sidecar.generate(params(GenerateOptions { steps: Some(0), ..Default::default() }));

@@ -1,4 +1,4 @@
-//! The program of the repository's README: `cargo run --example readme -- FOLDER`, where `locara.json` is.
+//! The program in the repository's README: `cargo run --example readme -- FOLDER`, run where `locara.json` is.
 
 use locara_diffusion::{GenerateParams, Sidecar};
 

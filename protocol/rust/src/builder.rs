@@ -1,4 +1,4 @@
-//! How a sidecar is started.
+//! Configures and starts a sidecar.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,20 +15,20 @@ use crate::sidecar::Sidecar;
 
 pub(crate) type OnLog = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// What happens once the sidecar's process has ended without being closed. Calls that were under way have failed then,
-/// and are never sent again by themselves.
+/// What happens once the sidecar's process has ended without being closed. Calls in flight fail, and are never sent
+/// again automatically.
 ///
-/// A process that says that an update has replaced its files ([`Error::is_outdated`]) counts as one that has to end: it is
-/// closed as soon as it has answered all calls.
+/// A process that reports that an update has replaced its files ([`Error::is_outdated`]) has to end, too: it is closed
+/// as soon as it has answered all calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Restart {
-    /// Every further call fails with how it ended. After an update it is not ended: that is up to the app.
+    /// Every further call fails with how the process ended. After an update it is not closed: that is up to the app.
     Never,
-    /// The next call starts it anew. As long as no call succeeds, it waits `first`, then twice as long each time, up
-    /// to `most`.
+    /// The next call restarts it. As long as no call succeeds, it waits `first`, then twice as long each time, up to
+    /// `most`.
     OnDemand {
-        /// The wait after a process that did not answer a single call.
+        /// The wait after a process that did not answer any call.
         first: Duration,
         /// The longest wait.
         most: Duration,
@@ -42,7 +42,7 @@ impl Default for Restart {
 }
 
 impl Restart {
-    /// How long to wait after so many processes in a row that were of no use; none if it is not started again.
+    /// How long to wait after this many processes in a row that answered no call; none if it is not restarted.
     pub(crate) fn wait(self, failures: u32) -> Option<Duration> {
         match self {
             Self::Never => None,
@@ -100,7 +100,7 @@ impl Config {
     }
 }
 
-/// How a sidecar is started; made by [`Sidecar::builder`].
+/// Configures and starts a sidecar; created by [`Sidecar::builder`].
 #[must_use = "a builder does nothing until spawn()"]
 pub struct Builder {
     config: Config,
@@ -130,7 +130,7 @@ impl Builder {
         Self { config, manifest: None }
     }
 
-    /// What to run: a program and its arguments; `locara-sidecar serve` without this.
+    /// What to run: a program and its arguments; by default `locara-sidecar serve`.
     pub fn command<A: Into<OsString>>(
         mut self,
         program: impl Into<OsString>,
@@ -147,32 +147,32 @@ impl Builder {
         self
     }
 
-    /// A variable of the sidecar's environment, which is otherwise this process's own.
+    /// Sets a variable in the sidecar's environment, which is otherwise inherited from this process.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.config.variables.push((name.into(), Some(value.into())));
         self
     }
 
-    /// Leaves a variable of this process out.
+    /// Removes an inherited variable from the sidecar's environment.
     pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
         self.config.variables.push((name.into(), None));
         self
     }
 
-    /// Begins with an empty environment; the sidecar needs no variable.
+    /// Starts from an empty environment; the sidecar needs no variable.
     pub fn env_clear(mut self) -> Self {
         self.config.clears_variables = true;
         self.config.variables.clear();
         self
     }
 
-    /// The sidecar's working folder.
+    /// The sidecar's working directory.
     pub fn current_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.config.folder = Some(folder.into());
         self
     }
 
-    /// The app's `locara.json`, an object. Without it nothing is granted.
+    /// The app's `locara.json`, as an object. Without it nothing is granted.
     pub fn manifest(mut self, manifest: Value) -> Self {
         self.manifest = Some(manifest);
         self
@@ -190,20 +190,20 @@ impl Builder {
         self
     }
 
-    /// For gated downloads. It is never printed.
+    /// The token for gated downloads. It is never printed.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.config.opening.auth = Some(Auth::new(token));
         self
     }
 
-    /// The process with which the sidecar ends, where a wrapper stands between the two; this one without it.
+    /// The process whose end also ends the sidecar, for a host behind a wrapper; by default this process.
     pub fn process_id(mut self, process: Option<u32>) -> Self {
         self.config.opening.process_id = process;
         self
     }
 
-    /// Whether [`Sidecar::pick_open_file`] is used. Each process that is started then inherits one end of a pair of
-    /// Unix sockets, whose number is added to its arguments: `--descriptors N`.
+    /// Whether [`Sidecar::pick_open_file`] is used. Each process then inherits one end of a pair of Unix sockets, and
+    /// its arguments get `--descriptors N`.
     #[cfg(unix)]
     pub fn hands_files(mut self, hands: bool) -> Self {
         self.config.hands_files = hands;
@@ -216,7 +216,7 @@ impl Builder {
         self
     }
 
-    /// How many calls may be under way (256), so that memory stays bounded whatever is asked.
+    /// How many calls may be in flight (256), so that memory stays bounded whatever the app does.
     pub fn max_calls(mut self, calls: usize) -> Self {
         self.config.max_calls = calls;
         self
@@ -234,14 +234,14 @@ impl Builder {
         self
     }
 
-    /// Is given each line of the sidecar's log, which is one JSON object. It must be quick. Lines go to `tracing`, too,
-    /// at the level DEBUG.
+    /// A callback for each line of the sidecar's log, which is one JSON object. It must be quick. The lines also go to
+    /// `tracing`, at level DEBUG.
     pub fn on_log(mut self, take: impl Fn(&str) + Send + Sync + 'static) -> Self {
         self.config.on_log = Some(Arc::new(take));
         self
     }
 
-    /// Is told what the sidecar does against the contract. It goes to `tracing`, too, at the level WARN.
+    /// A callback for each violation of the contract by the sidecar. They also go to `tracing`, at level WARN.
     pub fn on_violation(mut self, take: impl Fn(&Violation) + Send + Sync + 'static) -> Self {
         self.config.on_violation = Some(Arc::new(take));
         self
@@ -257,14 +257,14 @@ impl Builder {
         Ok(sidecar)
     }
 
-    /// The same in two steps, within a tokio runtime: the sidecar, and what waits until its session is open. So it can be
-    /// closed while it starts. Calls that are made before that wait for it, too.
+    /// The same in two steps, within a tokio runtime: returns the sidecar, and a future that waits until its session is
+    /// open. So the sidecar can be closed while it starts. Calls made before that wait for the session, too.
     ///
-    /// Fails, in either step, as [`Builder::spawn`] does; if the second one does, the sidecar is of no use any more.
+    /// Either step can fail as [`Builder::spawn`] does; if the second fails, the sidecar cannot be used any more.
     pub fn start(mut self) -> Result<(Sidecar, impl Future<Output = Result<(), Error>> + Send + use<>), Error> {
         if let Some(manifest) = self.manifest {
             let Value::Object(members) = manifest else {
-                let reason = "the manifest is no JSON object".to_owned();
+                let reason = "the manifest is not a JSON object".to_owned();
                 return Err(Error::Params { method: "initialize".to_owned(), reason });
             };
             self.config.opening.manifest = Some(members);

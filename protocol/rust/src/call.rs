@@ -1,4 +1,4 @@
-//! A call under way, in two halves: the stream of its messages and the future of its answer.
+//! A call in flight, in two halves: the stream of its messages and the future of its answer.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -15,10 +15,10 @@ use crate::handle::Handle;
 use crate::mailbox::Mailbox;
 use crate::message::Message;
 
-/// The messages of one call, as they come; it ends after the last one, before the answer is there.
+/// The stream of one call's messages, as they arrive; it ends after the last one, before the answer is available.
 ///
-/// They can be left lying: beyond 64 the newest one absorbs the next, so that memory does not grow, and the last one
-/// always comes. Dropping it changes nothing for the call.
+/// They need not be consumed: beyond 64 the newest one absorbs the next, so memory does not grow, and the last one
+/// always arrives. Dropping the stream does not affect the call.
 #[must_use = "streams do nothing unless polled"]
 pub struct Messages<M: Message>(Arc<Mailbox<M>>);
 
@@ -27,14 +27,14 @@ impl<M: Message> Messages<M> {
         Self(mailbox)
     }
 
-    /// Those of a call that has none.
+    /// The stream of a call that has no messages.
     pub(crate) fn none() -> Self {
         let mailbox = Mailbox::new();
         mailbox.discard();
         Self(mailbox)
     }
 
-    /// The next message, or none after the last one. Nothing is lost if the future is dropped.
+    /// Returns the next message, or none after the last one. Nothing is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<M> {
         poll_fn(|context| self.0.poll(context)).await
     }
@@ -60,9 +60,9 @@ impl<M: Message> fmt::Debug for Messages<M> {
     }
 }
 
-/// What a call is answered with, once. The request is on its way already; this waits for its end.
+/// The future of a call's answer. The request has already been sent; this waits for its end.
 ///
-/// Dropped before that, it cancels the call; [`Answer::detach`] lets it go on.
+/// Dropping it before that cancels the call; [`Answer::detach`] lets the call go on.
 #[must_use = "dropping it cancels the call"]
 pub struct Answer<R> {
     future: Pin<Box<dyn Future<Output = Result<R, Error>> + Send>>,
@@ -72,12 +72,12 @@ pub struct Answer<R> {
 
 impl<R: Send + 'static> Answer<R> {
     pub(crate) fn of_request(answer: oneshot::Receiver<Result<R, Error>>, canceller: Canceller) -> Self {
-        // the other end goes unused only with the runtime that it lived in
+        // the other end is dropped unused only together with its runtime
         let future = async { answer.await.unwrap_or_else(|_| Err(Error::closed())) };
         Self { future: Box::pin(future), canceller, cancels_on_drop: true }
     }
 
-    /// One that watches a job of another call, and whose drop leaves that alone.
+    /// The answer of another call's job; dropping it does not cancel the job.
     pub(crate) fn of_job(
         future: impl Future<Output = Result<R, Error>> + Send + 'static,
         canceller: Canceller,
@@ -87,19 +87,19 @@ impl<R: Send + 'static> Answer<R> {
 }
 
 impl<R> Answer<R> {
-    /// Asks for an early end. The call is still answered: with RequestCancelled, whose
-    /// [`images`](crate::RemoteError::images) are what was finished, or with its result if that was there already.
+    /// Cancels the call. It is still answered: with RequestCancelled, whose [`images`](crate::RemoteError::images) are
+    /// those that were finished, or with its result if that was available already.
     pub fn cancel(&self) {
         self.canceller.cancel();
     }
 
-    /// Something that can cancel the call from elsewhere, as long as it is needed.
+    /// Returns a handle that can cancel the call from elsewhere.
     #[must_use]
     pub fn canceller(&self) -> Canceller {
         self.canceller.clone()
     }
 
-    /// Lets the call go on with nobody waiting for its answer: a picture that is saved is in its folder.
+    /// Lets the call go on with nobody waiting for its answer: a saved picture is still written to its folder.
     pub fn detach(mut self) {
         self.cancels_on_drop = false;
     }
@@ -131,7 +131,7 @@ impl<R> fmt::Debug for Answer<R> {
     }
 }
 
-/// Cancels one call, from anywhere and at any time; after its end it does nothing.
+/// Cancels one call, from anywhere and at any time; after the call's end it does nothing.
 #[derive(Clone)]
 pub struct Canceller(Arc<Cancelling>);
 
@@ -159,7 +159,7 @@ impl Canceller {
         Self(Arc::new(Cancelling { target, done: AtomicBool::new(false), handle }))
     }
 
-    /// Asks for an early end of the call.
+    /// Cancels the call.
     pub fn cancel(&self) {
         if self.0.done.swap(true, Ordering::Relaxed) {
             return;

@@ -1,4 +1,4 @@
-//! What can go wrong, with the kinds of the contract.
+//! Errors, with the contract's kinds.
 
 use std::fmt;
 use std::process::ExitStatus;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::schema::{ErrorKind, ImageResult};
 
-/// What a call can fail with. Cheap to clone, because the end of a process fails all of its calls.
+/// The error of a call. Cheap to clone, because the end of a process fails all of its calls.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -25,15 +25,15 @@ pub enum Error {
     /// The program cannot be started.
     #[error("{program} cannot be started: {source}")]
     Spawn {
-        /// What was to be run.
+        /// The program that was to be run.
         program: String,
-        /// Why it could not be.
+        /// Why it could not be started.
         source: Arc<std::io::Error>,
     },
     /// `initialize` was not answered within [`Builder::start_timeout`](crate::Builder::start_timeout).
     #[error("The sidecar did not answer `initialize` within {seconds} seconds.")]
     StartTimeout {
-        /// How long it had.
+        /// How long it was given.
         seconds: f64,
     },
     /// The parameters cannot be sent.
@@ -44,10 +44,10 @@ pub enum Error {
         /// What is wrong with them.
         reason: String,
     },
-    /// More calls are under way than [`Builder::max_calls`](crate::Builder::max_calls) allows.
-    #[error("{limit} calls are under way already.")]
+    /// More calls are in flight than [`Builder::max_calls`](crate::Builder::max_calls) allows.
+    #[error("{limit} calls are already in flight.")]
     TooManyCalls {
-        /// How many may be.
+        /// How many are allowed.
         limit: usize,
     },
 }
@@ -74,7 +74,7 @@ impl Error {
         self.kind() == Some(&ErrorKind::RequestCancelled)
     }
 
-    /// Whether the same request may succeed if it is sent again: as the sidecar says, and after its process ended.
+    /// Whether the same request may succeed if it is sent again: if the sidecar says so, or its process ended.
     #[must_use]
     pub fn retryable(&self) -> bool {
         match self {
@@ -85,8 +85,8 @@ impl Error {
         }
     }
 
-    /// Whether an update has replaced the sidecar's files under its process, so that this call needs a new process. The
-    /// next call starts one, unless [`Restart::Never`](crate::Restart::Never) was asked for. Make the call again then;
+    /// Whether an update has replaced the sidecar's files while its process runs, so this call needs a new process.
+    /// The next call starts one, unless [`Restart::Never`](crate::Restart::Never) was chosen. Then make the call again;
     /// files that it names must be picked again.
     #[must_use]
     pub fn is_outdated(&self) -> bool {
@@ -104,7 +104,7 @@ impl Error {
     }
 }
 
-/// The sidecar answered with an error. As JSON it is what crossed the wire: `code`, `message` and `data`.
+/// The sidecar answered with an error. Serialized, it is what was on the wire: `code`, `message` and `data`.
 #[derive(Debug, Clone, PartialEq, Serialize, thiserror::Error)]
 #[error("{message}")]
 #[non_exhaustive]
@@ -116,7 +116,7 @@ pub struct RemoteError {
     pub code: i64,
     /// One sentence for a person.
     pub message: String,
-    /// All that the sidecar told.
+    /// Everything that the sidecar reported.
     pub data: Map<String, Value>,
 }
 
@@ -127,13 +127,13 @@ impl RemoteError {
         self.data.get("retryable") == Some(&Value::Bool(true))
     }
 
-    /// Whether only a process that is started anew can do this: see [`Error::is_outdated`].
+    /// Whether only a new process can do this: see [`Error::is_outdated`].
     #[must_use]
     pub fn is_outdated(&self) -> bool {
         self.data.get("reason").and_then(Value::as_str) == Some("updated")
     }
 
-    /// Of InvalidParams, and of others that are about one member: its path, from `$`.
+    /// For InvalidParams, and other errors about one member: its path, from `$`.
     #[must_use]
     pub fn path(&self) -> Option<&str> {
         self.data.get("path").and_then(Value::as_str)
@@ -145,7 +145,7 @@ impl RemoteError {
         self.member("images").unwrap_or_default()
     }
 
-    /// Of CapabilityDenied: what was denied, why, and what would grant it.
+    /// For CapabilityDenied: what was denied, why, and what would grant it.
     #[must_use]
     pub fn denied(&self) -> Option<Denied> {
         let all = Value::Object(self.data.clone());
@@ -157,7 +157,7 @@ impl RemoteError {
     }
 }
 
-/// The error object of an answer; what is missing or of another type is passed over.
+/// Reads an answer's error object; members that are missing or of another type are ignored.
 #[derive(Deserialize)]
 pub(crate) struct WireError {
     code: i64,
@@ -178,23 +178,23 @@ impl From<WireError> for RemoteError {
     }
 }
 
-/// What a CapabilityDenied says.
+/// The details of a CapabilityDenied.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[non_exhaustive]
 pub struct Denied {
-    /// What was asked for, for example `models` or `fs.user-folder`.
+    /// What was requested, for example `models` or `fs.user-folder`.
     pub capability: String,
-    /// Of what: a model, a path.
+    /// The model or the path that it is about.
     pub resource: String,
     /// `notDeclared`, `noHostGrant`, `hostFlag` or `digestMismatch`.
     pub reason: String,
-    /// The manifest fragment that would grant all that the call lacks.
+    /// The manifest fragment that would grant everything that the call lacks.
     pub declare: Option<Map<String, Value>>,
     /// What the host must supply.
     pub host: Option<Value>,
 }
 
-/// The process is gone: how it ended as far as that is known, and its last words.
+/// The process is gone: how it ended, if known, and the end of its log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Gone {
@@ -247,7 +247,7 @@ impl std::error::Error for Gone {}
 #[error("{sentence}")]
 #[non_exhaustive]
 pub struct Violation {
-    /// What it did.
+    /// What it did, in one sentence.
     pub sentence: String,
 }
 

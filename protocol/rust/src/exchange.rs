@@ -1,8 +1,8 @@
-//! JSON-RPC 2.0 over lines, without I/O: whose each line is that comes.
+//! JSON-RPC 2.0 over lines, without I/O: which call an incoming line belongs to.
 //!
-//! Owned here: the requests under way in one process, the channels, and what the contract says about them. What breaks
-//! it (a hole in the indexes, an answer before the end frame, a line that is no message) is noted, and fails the call
-//! that it is about; the others go on.
+//! This module tracks the requests in flight in one process and their channels, and enforces the contract's rules about
+//! them. A violation (a gap in the indexes, an answer before the end frame, a line that is not a message) is reported,
+//! and fails the call that it is about; the others go on.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -17,27 +17,27 @@ use crate::lines::Line;
 use crate::mailbox::Sink;
 use crate::schema::STREAMS;
 
-/// How deep the sidecar takes messages to be nested.
+/// How deeply nested a message the sidecar accepts.
 const MAX_DEPTH: usize = 64;
 
-/// Takes a call's answer; tells what is wrong with a result that is not of the contract's type.
+/// Receives a call's answer; returns what is wrong with a result that does not have the contract's type.
 pub(crate) type Reply = Box<dyn FnOnce(Result<&RawValue, Error>) -> Option<Violation> + Send>;
 
-/// Told what breaks the contract.
+/// Called with each violation of the contract.
 pub(crate) type Note = Arc<dyn Fn(&Violation) + Send + Sync>;
 
 /// A request before it is sent.
 pub(crate) struct Start {
-    /// One that no request of this host has had.
+    /// An id that no request of this host has used.
     pub(crate) id: u64,
     pub(crate) method: String,
     /// A JSON object, without a channel.
     pub(crate) params: String,
-    /// Where the messages go, if it is to have a channel.
+    /// Where the messages go, if the call has a channel.
     pub(crate) sink: Option<Arc<dyn Sink>>,
-    /// Whether the channel outlives the answer, as that of `jobs.attach` does.
+    /// Whether the channel outlives the answer, as it does for `jobs.attach`.
     pub(crate) attaches: bool,
-    /// What is handed over with it, ahead of its line.
+    /// The open file to send ahead of its line.
     pub(crate) file: Option<Handed>,
     pub(crate) reply: Reply,
 }
@@ -54,7 +54,7 @@ struct Channel {
     count: u64,
     ended: bool,
     problem: Option<Violation>,
-    /// Only the end frame is waited for.
+    /// Only the end frame is still due.
     attached: bool,
 }
 
@@ -96,11 +96,11 @@ pub(crate) struct Exchange {
     channels: HashMap<u32, Channel>,
     last_channel: u32,
     note: Note,
-    /// A taker falls behind: whoever reads had better let it run.
+    /// A consumer has fallen behind: the reader should yield to it.
     pub(crate) pressed: bool,
     /// How many calls were answered with a result.
     pub(crate) succeeded: u64,
-    /// An answer said that the sidecar's files are those of another version by now.
+    /// An answer said that an update has replaced the sidecar's files.
     pub(crate) outdated: bool,
 }
 
@@ -110,7 +110,7 @@ impl Exchange {
         Self { calls, channels, last_channel: 0, note, pressed: false, succeeded: 0, outdated: false }
     }
 
-    /// Registers a request, and gives back its line unless the sidecar takes no such line.
+    /// Registers a request and returns its line, unless the sidecar would not accept that.
     pub(crate) fn start(&mut self, start: Start, limit: Option<usize>) -> Option<String> {
         let channel = start.sink.is_some().then(|| self.free_channel());
         let line = request_line(&start, channel);
@@ -130,7 +130,7 @@ impl Exchange {
         Some(line)
     }
 
-    /// The line that cancels a call, once and if it is under way.
+    /// Returns the line that cancels a call: only once, and only while the call is in flight.
     pub(crate) fn cancel(&mut self, id: u64) -> Option<String> {
         let call = self.calls.get_mut(&id).filter(|call| !call.cancelled)?;
         call.cancelled = true;
@@ -142,7 +142,7 @@ impl Exchange {
         self.calls.is_empty()
     }
 
-    /// Takes one line that came.
+    /// Handles one incoming line.
     pub(crate) fn line(&mut self, line: &Line) {
         let Line::Whole(bytes) = line else {
             return self.violation("A line is too long.");
@@ -157,11 +157,11 @@ impl Exchange {
         match object::<Envelope<'_>>(text) {
             Some(message) if message.method.is_some() => self.notification(&message),
             Some(message) => self.answer(&message),
-            None => self.violation("A line is no message."),
+            None => self.violation("A line is not a message."),
         }
     }
 
-    /// Nothing comes any more: fails all that waits.
+    /// Nothing more will arrive: fails every call that waits.
     pub(crate) fn fail(&mut self, error: &Error) {
         for (_, channel) in self.channels.drain() {
             if !channel.ended {
@@ -175,9 +175,9 @@ impl Exchange {
 
     fn answer(&mut self, message: &Envelope<'_>) {
         let id = message.id.map_or("null", RawValue::get);
-        // an id that is text, or 1.0, is none of ours
+        // an id that is a string, or 1.0, is not one of ours
         let Some(call) = id.parse().ok().and_then(|id: u64| self.calls.remove(&id)) else {
-            return self.violation(format!("An answer came for {}, which no call has as its id.", shown(id)));
+            return self.violation(format!("An answer came for the id {}, which no call has.", shown(id)));
         };
         let problem = call.channel.and_then(|number| match (call.attaches, message.error) {
             (true, Some(_)) => self.refused(number),
@@ -204,7 +204,7 @@ impl Exchange {
         }
     }
 
-    /// What the answer to a call means for its channel; what is wrong with that.
+    /// Settles a call's channel once it is answered; returns what is wrong with it.
     fn answered(&mut self, number: u32) -> Option<Violation> {
         let mut channel = self.channels.remove(&number)?;
         if !channel.ended {
@@ -215,14 +215,14 @@ impl Exchange {
         channel.problem
     }
 
-    /// An attach that succeeds: its channel goes on until its end frame, which may have come.
+    /// An attach that succeeded: its channel goes on until its end frame, which may have arrived already.
     fn attached(&mut self, number: u32) -> Option<Violation> {
         let channel = self.channels.get_mut(&number)?;
         channel.attached = true;
         if channel.ended { self.channels.remove(&number)?.problem } else { None }
     }
 
-    /// An attach that is refused sends nothing on its channel, no end frame either.
+    /// An attach that was refused sends nothing on its channel, not even an end frame.
     fn refused(&mut self, number: u32) -> Option<Violation> {
         self.channels.remove(&number)?.end(None);
         None
@@ -231,10 +231,10 @@ impl Exchange {
     fn notification(&mut self, message: &Envelope<'_>) {
         let method = message.method.map_or("", RawValue::get).trim_matches('"');
         if message.id.is_some() {
-            return self.violation(format!("The sidecar asks for {}, which the contract has not.", shown(method)));
+            return self.violation(format!("The sidecar sent {}, which is not in the contract.", shown(method)));
         }
         if !STREAMS.contains(&method) {
-            return; // one of a later version
+            return; // from a later version
         }
         match message.params.and_then(|raw| object::<Frame<'_>>(raw.get())) {
             Some(frame) => self.frame(&frame),
@@ -251,7 +251,7 @@ impl Exchange {
             if frame.end && channel.attached {
                 self.channels.remove(&number);
             }
-            return; // told already
+            return; // reported already
         }
         let problem = if channel.ended {
             Some(format!("A frame came after the end of channel {number}."))
@@ -266,7 +266,7 @@ impl Exchange {
         } else {
             channel.count += 1;
             let put = match frame.message {
-                Some(raw) => channel.sink.put(raw).map_err(|error| format!("is not of the contract's type: {error}")),
+                Some(raw) => channel.sink.put(raw).map_err(|error| format!("does not match the contract: {error}")),
                 None => Err("is missing".to_owned()),
             };
             self.pressed |= *put.as_ref().unwrap_or(&false);
@@ -293,7 +293,7 @@ impl Exchange {
     }
 }
 
-/// An object's members; serde would take an array for them, too.
+/// Reads an object's members; serde would accept an array, too.
 fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
     text.starts_with('{').then(|| serde_json::from_str(text).ok()).flatten()
 }
@@ -302,10 +302,10 @@ fn shown(text: &str) -> String {
     text.chars().take(100).collect()
 }
 
-/// Why the sidecar would refuse a line without a look at its id, so that its call would never be answered.
+/// Says why the sidecar would refuse a line without looking at its id, so that its call would never be answered.
 fn unreadable(line: &str, limit: Option<usize>) -> Option<String> {
     if let Some(limit) = limit.filter(|limit| line.len() > *limit) {
-        return Some(format!("{} bytes are more than the sidecar takes in one line ({limit})", line.len()));
+        return Some(format!("{} bytes are more than the sidecar accepts in one line ({limit})", line.len()));
     }
     let (mut depth, mut deepest, mut text, mut escaped) = (0_usize, 0, false, false);
     for byte in line.bytes() {
@@ -324,7 +324,7 @@ fn unreadable(line: &str, limit: Option<usize>) -> Option<String> {
     (deepest > MAX_DEPTH).then(|| format!("they are nested deeper than {MAX_DEPTH} levels, the request included"))
 }
 
-/// The line of a request; the channel becomes the last member of its params.
+/// Builds a request's line; the channel becomes the last member of its params.
 fn request_line(start: &Start, channel: Option<u32>) -> String {
     let Start { id, method, params, .. } = start;
     let mut line = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":"#);

@@ -1,4 +1,4 @@
-//! What calls are started and cancelled through: the way to the supervisor.
+//! The handle that starts and cancels calls, by sending commands to the supervisor.
 
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -23,23 +23,23 @@ use crate::schema::{PickFileParams, PickFileResult, ReleaseFileParams};
 pub(crate) enum Command {
     Start(Start),
     Cancel(u64),
-    /// A call that gives something back, which is needless if the process has ended: it starts no other.
+    /// A call that releases something. It is needless once the process has ended, so it never starts another.
     Forget(Start),
-    /// Answered once the process has ended.
+    /// Ends the process; answered once it has ended.
     Close(oneshot::Sender<Option<ExitStatus>>),
-    /// Nobody can make calls any more.
+    /// The last handle is gone: no more calls can come.
     Dropped,
-    /// A job has one follower less.
+    /// A job has lost a follower.
     Unfollowed,
 }
 
-/// What is known about the process now.
+/// What is currently known about the process.
 #[derive(Default)]
 pub(crate) struct Known {
     pub(crate) session: Option<Arc<InitializeResult>>,
     pub(crate) pid: Option<u32>,
     pub(crate) exit: Option<ExitStatus>,
-    /// How often a process was started.
+    /// How many processes have been started.
     pub(crate) starts: u64,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Handle {
     ids: Arc<AtomicU64>,
     room: Arc<Semaphore>,
     max_calls: usize,
-    /// Whether open files can be handed over.
+    /// Whether open files can be passed to the sidecar.
     #[cfg_attr(not(unix), allow(dead_code))]
     pub(crate) hands_files: bool,
     known: Arc<Mutex<Known>>,
@@ -64,7 +64,7 @@ impl Handle {
         Self { commands, ids, room, max_calls, hands_files, known, followers }
     }
 
-    /// An id that no request has had.
+    /// Returns an id that no request has used.
     pub(crate) fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
@@ -73,17 +73,17 @@ impl Handle {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many calls are under way, those included that nobody waits for any more.
+    /// How many calls are in flight, including those that nobody waits for any more.
     pub(crate) fn open(&self) -> usize {
         self.max_calls.saturating_sub(self.room.available_permits())
     }
 
-    /// Whether somebody follows a job, and may yet ask for its answer, which no other process has.
+    /// Whether somebody follows a job, and may still ask for its answer, which no other process has.
     pub(crate) fn is_followed(&self) -> bool {
         self.followers.load(Ordering::SeqCst) > 0
     }
 
-    /// Whether the supervisor took it.
+    /// Sends a command; returns whether the supervisor accepted it.
     pub(crate) fn send(&self, command: Command) -> bool {
         self.commands.send(command).is_ok()
     }
@@ -97,7 +97,7 @@ impl Handle {
         self.ask::<CancelJobResult>(ImageCancel::NAME, &params).detach();
     }
 
-    /// A call that streams.
+    /// Starts a call that streams messages.
     pub(crate) fn stream<M: Message, R: DeserializeOwned + Send + 'static>(
         &self,
         method: &str,
@@ -108,28 +108,28 @@ impl Handle {
         (Messages::new(mailbox), answer)
     }
 
-    /// A call that does not.
+    /// Starts a call without messages.
     pub(crate) fn ask<R: DeserializeOwned + Send + 'static>(&self, method: &str, params: &impl Serialize) -> Answer<R> {
         self.start(method, params, None, Kind::plain(), as_it_is)
     }
 
-    /// A file that the user picked, with the open file itself if it is handed over.
+    /// Picks a file for the user, together with the open file itself if the sidecar cannot open it.
     ///
-    /// What the sidecar holds for it is given back if nobody takes the answer.
+    /// The sidecar's handle is released if nobody takes the answer.
     pub(crate) async fn pick(&self, params: PickFileParams, file: Option<Handed>) -> Result<PickFileResult, Error> {
         #[cfg(unix)]
         let kept = file.as_ref().map(|handed| Arc::clone(&handed.file));
         let handle = self.clone();
         let picked = move |result| {
             #[cfg(unix)]
-            drop(kept); // the call is answered
+            drop(kept); // the call has been answered
             Picked { result: Some(result), handle }
         };
         let kind = Kind { file, ..Kind::plain() };
         self.start(HostPickFile::NAME, &params, None, kind, picked).await?.taken()
     }
 
-    /// A job's further messages, and the answer of its own call.
+    /// Follows a job: its further messages, and the answer to its own call.
     pub(crate) fn attach(&self, job: String) -> (Messages<JobMessage>, Answer<JobAnswer>) {
         let follower = Follower::new(self.clone());
         let mailbox = Mailbox::new();
@@ -183,7 +183,7 @@ impl Handle {
     }
 }
 
-/// Somebody who follows a job, until they have its answer or do not want it any more.
+/// A follower of a job, until it has the answer or is dropped.
 struct Follower(Handle);
 
 impl Follower {
@@ -200,7 +200,7 @@ impl Drop for Follower {
     }
 }
 
-/// What is special about a call.
+/// How a call differs from others.
 struct Kind {
     /// Whether its channel outlives its answer.
     attaches: bool,
@@ -217,7 +217,7 @@ fn as_it_is<R>(result: R) -> R {
     result
 }
 
-/// A picked file whose handle goes back to the sidecar unless somebody takes it: whoever asked may be gone.
+/// A picked file. Its handle is released unless somebody takes it: the caller may be gone.
 struct Picked {
     result: Option<PickFileResult>,
     handle: Handle,
@@ -225,7 +225,7 @@ struct Picked {
 
 impl Picked {
     fn taken(mut self) -> Result<PickFileResult, Error> {
-        self.result.take().ok_or_else(Error::closed) // it is there: only this takes it
+        self.result.take().ok_or_else(Error::closed) // present, because only this takes it
     }
 }
 
@@ -256,7 +256,7 @@ pub(crate) fn refuse(start: Start, error: Error) {
     (start.reply)(Err(error));
 }
 
-/// Takes an answer for the one who waits for what is made of it; the permit is given back then.
+/// Receives an answer, decodes it for the waiting caller, and then returns the permit.
 pub(crate) fn typed<R: DeserializeOwned + Send + 'static, T: Send + 'static>(
     method: String,
     reply: oneshot::Sender<Result<T, Error>>,
@@ -267,19 +267,18 @@ pub(crate) fn typed<R: DeserializeOwned + Send + 'static, T: Send + 'static>(
         let (told, violation) = match answer.map(|raw| serde_json::from_str(raw.get())) {
             Ok(Ok(result)) => (Ok(made(result)), None),
             Ok(Err(error)) => {
-                let violation =
-                    Violation::new(format!("The result of {method} is not of the contract's type: {error}"));
+                let violation = Violation::new(format!("The result of {method} does not match the contract: {error}"));
                 (Err(violation.clone().into()), Some(violation))
             }
             Err(error) => (Err(error), None),
         };
         drop(permit);
-        let _ = reply.send(told); // nobody may wait any more
+        let _ = reply.send(told); // the caller may be gone
         violation
     })
 }
 
-/// Parameters as the text of a JSON object.
+/// Encodes parameters as the text of a JSON object.
 pub(crate) fn object(method: &str, params: &impl Serialize) -> Result<String, Error> {
     let failed = |reason: String| Error::Params { method: method.to_owned(), reason };
     let text = serde_json::to_string(params).map_err(|error| failed(error.to_string()))?;
@@ -288,11 +287,11 @@ pub(crate) fn object(method: &str, params: &impl Serialize) -> Result<String, Er
     } else if serde_json::from_str::<Value>(&text).is_ok_and(|value| value.is_null()) {
         Ok("{}".to_owned())
     } else {
-        Err(failed("they are no JSON object".to_owned()))
+        Err(failed("they are not a JSON object".to_owned()))
     }
 }
 
-/// The messages of an attached job, and the word that they have ended.
+/// The messages of an attached job, and a signal once they have ended.
 struct Watched {
     mailbox: Arc<Mailbox<JobMessage>>,
     end: Mutex<Option<oneshot::Sender<Result<(), Error>>>>,

@@ -9,7 +9,7 @@ mod handing;
 mod handle;
 #[cfg(not(unix))]
 mod handing {
-    /// There are none here: a file is picked by its path or as bytes.
+    /// Not available here: a file is picked by its path or as bytes.
     pub(crate) enum Handed {}
 }
 mod lines;
@@ -18,7 +18,7 @@ mod message;
 mod pictures;
 #[cfg(test)]
 mod properties;
-// members and values of the contract: its own page describes them, and the types that they stand in have a sentence each
+// the contract's page describes its members and values; here each type has one sentence
 #[allow(missing_docs, clippy::struct_excessive_bools)]
 mod schema;
 mod session;

@@ -1,27 +1,27 @@
-//! Bytes to lines. A line longer than the limit is dropped without being kept, and told.
+//! Splits bytes into lines. A line longer than the limit is reported, and dropped without being kept.
 
 use tokio_util::bytes::{Buf, Bytes, BytesMut};
 use tokio_util::codec::Decoder;
 
-/// The longest line that is taken: the answer to a large inline image is below 8 MiB, that to a batch may be more.
+/// The longest accepted line: an answer with a large inline image is below 8 MiB, a batch's answers may be longer.
 pub(crate) const MAX_LINE_BYTES: usize = 64 * 1024 * 1024;
 
-/// One line, without its end.
+/// One line, without its ending.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Line {
     Whole(Bytes),
     TooLong,
 }
 
-/// Cuts what was read into lines. What stands behind the last line's end was cut off, and is no line.
+/// Splits input into lines. Bytes after the last line ending are an incomplete line, and dropped.
 #[derive(Debug)]
 pub(crate) struct LineDecoder {
     limit: usize,
-    /// How much of the buffer is known to hold no line's end.
+    /// How much of the buffer is known to contain no line ending.
     searched: usize,
-    /// In the middle of a line that is too long.
+    /// Whether the current line is too long.
     skipping: bool,
-    /// Whether what stands behind the last line's end is one, too.
+    /// Whether bytes after the last line ending count as a line.
     rest: bool,
 }
 
@@ -30,7 +30,7 @@ impl LineDecoder {
         Self { limit, searched: 0, skipping: false, rest: false }
     }
 
-    /// Takes what its writer did not end for a line, too: the last words of a log.
+    /// Also returns a last line without an ending, such as the end of a log.
     pub(crate) fn with_rest(limit: usize) -> Self {
         Self { rest: true, ..Self::new(limit) }
     }
@@ -44,7 +44,7 @@ impl Decoder for LineDecoder {
         let end = buffer.iter().skip(self.searched).position(|byte| *byte == b'\n').map(|at| at + self.searched);
         let Some(end) = end else {
             self.searched = buffer.len();
-            // one more for the CR of a line's end
+            // one more for the CR of a line ending
             if self.skipping || buffer.len() > self.limit + 1 {
                 (self.skipping, self.searched) = (true, 0);
                 buffer.clear();

@@ -1,8 +1,8 @@
-//! The messages of one call between their arrival and the one who takes them.
+//! Holds the messages of one call until the caller consumes them.
 //!
-//! Owned here: what happens when the taker is slower than the sidecar. Nothing is left out while it keeps up; beyond
-//! [`WAITING`] messages the newest one absorbs the next, as the sidecar itself does, so that memory does not grow and
-//! the latest state is always delivered.
+//! This module decides what happens when the consumer is slower than the sidecar. While it keeps up, nothing is left
+//! out. Beyond [`WAITING`] messages the newest one absorbs the next, as in the sidecar itself, so memory does not grow
+//! and the latest state is always delivered.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,11 +16,11 @@ use crate::message::Message;
 /// How many messages may wait.
 pub(crate) const WAITING: usize = 64;
 
-/// Where a channel's messages go, whatever their type is.
+/// Where a channel's messages go, whatever their type.
 pub(crate) trait Sink: Send + Sync {
-    /// Takes one message; gives back whether its taker falls behind.
+    /// Accepts one message; returns whether the consumer has fallen behind.
     fn put(&self, message: &RawValue) -> Result<bool, serde_json::Error>;
-    /// No more will come, because of the end frame or what failed; what waits can still be taken.
+    /// Called when no more messages will come, after the end frame or a failure; those that wait can still be consumed.
     fn close(&self, failure: Option<&Error>);
 }
 
@@ -39,7 +39,7 @@ impl<M: Message> Mailbox<M> {
         Arc::new(Self(Mutex::new(State { waiting: VecDeque::new(), closed: false, taker: None })))
     }
 
-    /// The next message; none after the last one. For one taker.
+    /// Returns the next message; none after the last one. For a single consumer.
     pub(crate) fn poll(&self, context: &mut Context<'_>) -> Poll<Option<M>> {
         let mut state = self.state();
         match state.waiting.pop_front() {
@@ -52,7 +52,7 @@ impl<M: Message> Mailbox<M> {
         }
     }
 
-    /// Takes a message in; after [`Sink::close`] it is dropped. Gives back whether many wait.
+    /// Adds a message; after [`Sink::close`] it is dropped. Returns whether many wait.
     pub(crate) fn give(&self, message: M) -> bool {
         let mut state = self.state();
         if state.closed {
@@ -72,7 +72,7 @@ impl<M: Message> Mailbox<M> {
         many
     }
 
-    /// Forgets what waits, and takes nothing more.
+    /// Drops the waiting messages, and accepts no more.
     pub(crate) fn discard(&self) {
         let mut state = self.state();
         state.waiting = VecDeque::new();
@@ -96,7 +96,7 @@ impl<M: Message> Sink for Mailbox<M> {
     }
 }
 
-/// Wakes the taker once the lock is given back, which the taker wants at once.
+/// Wakes the consumer once the lock is released, because the consumer needs it at once.
 fn wake<M>(mut state: MutexGuard<'_, State<M>>) {
     let taker = state.taker.take();
     drop(state);

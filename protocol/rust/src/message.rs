@@ -1,4 +1,4 @@
-//! What the generated types stand on: the traits of methods and messages, and the few types that no schema gives.
+//! What the generated types build on: the traits of methods and messages, and the few types that no schema defines.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer, de, ser};
@@ -6,21 +6,21 @@ use serde_json::Value;
 
 use crate::schema::{DiffusionStep, DownloadProgress, GenerateResult, LoadResult, ModelProgress, PrepareResult};
 
-/// One request method of the contract: what it takes, answers and streams.
+/// One request method of the contract: its params, result and messages.
 pub trait Method {
     /// Its name on the wire.
     const NAME: &'static str;
-    /// What it takes, without the channel, which the client adds.
+    /// Its params, without the channel, which the client adds.
     type Params: Serialize;
-    /// What it answers.
+    /// Its result.
     type Result: DeserializeOwned + Send + 'static;
-    /// What it streams while it runs.
+    /// The messages that it streams while it runs.
     type Message: Message;
 }
 
-/// What a channel carries.
+/// A message on a channel.
 pub trait Message: DeserializeOwned + Send + 'static {
-    /// Makes one message of two, when the one who takes them is slower than the sidecar: the latest state.
+    /// Merges two messages into one with the latest state, for a consumer that is slower than the sidecar.
     #[must_use]
     fn merge(_older: Self, newer: Self) -> Self {
         newer
@@ -28,7 +28,7 @@ pub trait Message: DeserializeOwned + Send + 'static {
 }
 
 impl Message for DiffusionStep {
-    /// The newer one, with the older one's preview if it has none itself and both are of the same image.
+    /// Returns the newer one, with the older one's preview if it has none and both are about the same image.
     fn merge(older: Self, mut newer: Self) -> Self {
         if newer.preview.is_none() && older.image == newer.image {
             newer.preview = older.preview;
@@ -52,7 +52,7 @@ impl Message for Value {
     }
 }
 
-/// The message of a job that was attached to: an image's, or that of a call about a model.
+/// A message of an attached job: about an image, or about a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 #[non_exhaustive]
@@ -72,7 +72,7 @@ impl Message for JobMessage {
     }
 }
 
-/// What a job was answered with.
+/// The answer to a job's own call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 #[non_exhaustive]
@@ -85,7 +85,7 @@ pub enum JobAnswer {
     Load(LoadResult),
 }
 
-/// There is no value of it.
+/// A type without values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Never {}
 
@@ -107,21 +107,21 @@ impl Serialize for NoMessage {
 
 impl Message for NoMessage {}
 
-/// The id of a request, as its host chose it.
+/// A request's id, as its host chose it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum RequestId {
-    /// What this crate sends.
+    /// The kind of id that this crate sends.
     Number(i64),
-    /// What other hosts may.
+    /// The kind of id that other hosts may send.
     Text(String),
 }
 
-/// Refuses what JSON has no number for, instead of sending null, which would be taken for the default.
-#[allow(clippy::ref_option)] // as serde calls it
+/// Refuses a number that JSON cannot express, instead of sending null, which would mean the default.
+#[allow(clippy::ref_option)] // the signature that serde calls
 pub(crate) fn finite<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
     match value {
-        Some(number) if !number.is_finite() => Err(ser::Error::custom(format!("{number} is no number in JSON"))),
+        Some(number) if !number.is_finite() => Err(ser::Error::custom(format!("{number} is not a number in JSON"))),
         _ => value.serialize(serializer),
     }
 }

@@ -1,4 +1,4 @@
-//! Images on their way in and previews on their way out.
+//! Images to send, and received previews.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,20 +16,20 @@ pub enum ImageInput {
     File {
         /// The root's name, for example `user-folder`.
         root: String,
-        /// Relative to it.
+        /// The path, relative to the root.
         path: String,
     },
     /// A file that the user picked.
     Handle {
-        /// What [`Sidecar::pick_file`](crate::Sidecar::pick_file) made of it.
+        /// The handle from [`Sidecar::pick_file`](crate::Sidecar::pick_file).
         handle: String,
     },
     /// The file itself; see [`ImageInput::inline`].
     #[serde(rename_all = "camelCase")]
     Inline {
-        /// In base64.
+        /// The bytes, in base64.
         data: String,
-        /// Its format.
+        /// The file's format.
         mime_type: ImageMime,
     },
 }
@@ -47,7 +47,7 @@ impl ImageInput {
         Self::Handle { handle: handle.into() }
     }
 
-    /// A file's bytes, which go with the call.
+    /// A file's bytes, which are sent with the call.
     ///
     /// ```
     /// use locara_diffusion::{ImageInput, ImageMime};
@@ -63,7 +63,7 @@ impl ImageInput {
 }
 
 impl EditParams {
-    /// An edit of one picture; the rest is as the sidecar chooses.
+    /// An edit of one picture; the sidecar chooses the rest.
     #[must_use]
     pub fn new(prompt: impl Into<String>, image: ImageInput) -> Self {
         Self { prompt: prompt.into(), options: None, image: Some(image), images: None, mask: None }
@@ -93,7 +93,7 @@ impl PreviewImage {
         STANDARD.decode(&self.data).map_err(|error| Violation::new(format!("A preview is not in base64: {error}")))
     }
 
-    /// For the `src` of an `<img>`.
+    /// A `data:` URL, for the `src` of an `<img>`.
     #[must_use]
     pub fn data_url(&self) -> String {
         format!("data:{};base64,{}", self.mime_type.as_str(), self.data)

@@ -1,4 +1,4 @@
-//! The parts without I/O under what no sidecar would do: properties that hold for any bytes, frames and answers.
+//! Property tests of the parts without I/O: what holds for any bytes, frames and answers, even absurd ones.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ use crate::{ErrorKind, Phase, Restart};
 
 const LIMIT: usize = 12;
 
-/// What lines there are, told in the plainest way.
+/// Splits lines in the plainest way, as a reference.
 fn lines_of(bytes: &[u8], rest: bool) -> Vec<Line> {
     let mut parts: Vec<_> = bytes.split(|byte| *byte == b'\n').collect();
     let last = parts.pop().unwrap();
@@ -101,7 +101,7 @@ proptest! {
         prop_assert!(seen.is_sorted_by(|a, b| a < b));
         prop_assert_eq!(seen.last().copied(), takes.len().checked_sub(1).map(|last| last as u64));
         if takes.iter().all(|takes| *takes > 0) || takes.len() <= WAITING {
-            prop_assert_eq!(seen.len(), takes.len(), "nothing is left out of what could be kept");
+            prop_assert_eq!(seen.len(), takes.len(), "nothing is left out that could have been kept");
         }
     }
 }
@@ -126,12 +126,12 @@ fn a_merged_step_keeps_the_preview_of_its_image() {
         mailbox.give(json!({"image": 1, "preview": number}));
     }
     mailbox.give(json!({"image": 2, "step": 1}));
-    assert_eq!(newest(&mailbox), json!({"image": 2, "step": 1}), "not that of another image");
+    assert_eq!(newest(&mailbox), json!({"image": 2, "step": 1}), "not the preview of another image");
 }
 
 // --- the exchange ---
 
-/// What became of a call: how often it was answered, its messages, how often its channel was closed.
+/// The outcome of a call: how often it was answered, its messages, how often its channel was closed.
 #[derive(Default)]
 struct Seen {
     answers: Mutex<Vec<Result<(), Error>>>,
@@ -263,7 +263,7 @@ fn what_breaks_the_contract_is_noted_once_and_fails_its_own_call() {
     assert_eq!(*seen.messages.lock().unwrap(), [5]);
     assert!(matches!(&seen.answers.lock().unwrap()[0], Err(Error::Violation(violation)) if violation.sentence == hole));
 
-    // an attach that is refused sends no end frame, and that is in order
+    // an attach that is refused sends no end frame, which is correct
     let (refused, _) = begin(&mut exchange, 2, true);
     exchange.line(&line(r#"{"id":2,"error":{"code":-32602,"message":"no such job"}}"#));
     assert_eq!(refused.closed.load(Ordering::Relaxed), 1);

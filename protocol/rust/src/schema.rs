@@ -956,7 +956,7 @@ impl GenerateParams {
     }
 }
 
-/// `peak_memory_bytes`: the engine process's peak so far as the operating system measures it;
+/// `peak_memory_bytes`: the engine process's peak so far, as measured by the operating system;
 /// `peak_allocated_bytes`: the peak of its arrays alone, if its allocator tracks it (MLX).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -1157,7 +1157,7 @@ impl LoadParams {
     }
 }
 
-/// A model that is loaded in the engine. `memoryBytes`: what the engine takes with it.
+/// A model that is loaded in the engine. `memoryBytes`: what the engine uses with it loaded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -1333,7 +1333,7 @@ impl ModelWorkParams {
     }
 }
 
-/// `free_bytes`: what may still be written where models are kept, if there is a model and the system tells.
+/// `free_bytes`: how much space is left for models, if there is a model and the system reports it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]

@@ -1,8 +1,8 @@
-//! One process and the session with it.
+//! One process and its session.
 //!
-//! Owned here: the process. stdout and stderr are read always; stdin is written by a task of its own, so that neither
-//! waits for the other. Ending is closing stdin: the sidecar answers what runs and is gone within two seconds, or its
-//! process group is killed. Dropped, it is killed at once.
+//! This module owns the process. stdout and stderr are always read; a separate task writes stdin, so neither waits for
+//! the other. To end the session, stdin is closed: the sidecar answers what runs and exits within two seconds, or its
+//! process group is killed. If dropped, it is killed at once.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -27,9 +27,9 @@ use crate::handing::Handed;
 use crate::handing::HandingSocket;
 use crate::lines::{Line, LineDecoder, MAX_LINE_BYTES};
 
-/// How long what it wrote may still come once it has ended: a process that it left behind may hold its pipes open.
+/// How long to read on after the process has ended: a process that it left behind may hold its pipes open.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long a killed process may take to end before it is given up.
+/// How long to wait for a killed process to end.
 const KILLED: Duration = Duration::from_secs(5);
 const STDERR_KEPT: usize = 8192;
 /// The longest line of the log that is passed on.
@@ -39,7 +39,7 @@ pub(crate) struct Session {
     exchange: Exchange,
     child: Group,
     stdout: FramedRead<ChildStdout, LineDecoder>,
-    /// No line comes any more.
+    /// No more lines will come.
     silent: bool,
     outgoing: Option<mpsc::UnboundedSender<Outgoing>>,
     writer: Task,
@@ -47,11 +47,11 @@ pub(crate) struct Session {
     words: Arc<Mutex<Vec<u8>>>,
     close_timeout: Duration,
     deadline: Option<Deadline>,
-    /// The longest line that the sidecar takes, once it has told.
+    /// The longest line that the sidecar accepts, once known.
     pub(crate) max_line: Option<usize>,
 }
 
-/// A line, and the file that it names.
+/// A line, and the open file that it names.
 struct Outgoing {
     line: String,
     #[cfg_attr(not(unix), allow(dead_code))]
@@ -59,9 +59,9 @@ struct Outgoing {
 }
 
 enum Deadline {
-    /// It is killed then.
+    /// When it will be killed.
     Kill(Instant),
-    /// Nothing more is waited for then.
+    /// When to stop waiting for anything.
     Over(Instant),
 }
 
@@ -106,12 +106,12 @@ impl Session {
         self.exchange.succeeded
     }
 
-    /// Whether it has said that an update has replaced its files, and has nothing left to answer.
+    /// Whether it has reported that an update has replaced its files, and has nothing left to answer.
     pub(crate) fn is_spent(&self) -> bool {
         self.exchange.outdated && self.exchange.is_idle()
     }
 
-    /// Whether it is on its way to its end: it must be given no more requests.
+    /// Whether it is ending: it must get no more requests.
     pub(crate) fn is_ending(&self) -> bool {
         self.outgoing.is_none()
     }
@@ -131,19 +131,19 @@ impl Session {
 
     fn send(&self, line: Outgoing) {
         if let Some(outgoing) = &self.outgoing {
-            let _ = outgoing.send(line); // a writer that has ended is seen in turn()
+            let _ = outgoing.send(line); // turn() notices a writer that has ended
         }
     }
 
-    /// Closes stdin behind what waits to be written, and gives it its time to end.
+    /// Closes stdin after the queued lines, and gives the process time to end.
     pub(crate) fn end(&mut self) {
         if self.outgoing.take().is_some() && !self.child.ended {
             self.deadline = Some(Deadline::Kill(Instant::now() + self.close_timeout));
         }
     }
 
-    /// Waits for one thing to happen and deals with it; true once the process has ended and all was read. May be
-    /// dropped at any time.
+    /// Waits for one event and handles it; true once the process has ended and everything was read. May be dropped at
+    /// any time.
     pub(crate) async fn turn(&mut self) -> bool {
         let running = !self.child.ended;
         if !running && self.silent {
@@ -156,16 +156,16 @@ impl Session {
         tokio::select! {
             line = next_line(&mut self.stdout), if !self.silent => if let Some(line) = line {
                 self.exchange.line(&line);
-                // what comes in a burst must not be merged because nobody else got to run
+                // messages that arrive in a burst must not be merged just because no other task could run
                 if std::mem::take(&mut self.exchange.pressed) {
                     tokio::task::yield_now().await;
                 }
             } else {
                 self.silent = true;
-                self.end(); // what says nothing any more is of no use
+                self.end(); // a process that has closed its output is useless
             },
             exit = self.child.inner.wait(), if running => {
-                // how it ended is not known where somebody else has waited for it
+                // the status is unknown if somebody else has waited for the process
                 (self.child.ended, self.child.exit) = (true, exit.ok());
                 self.outgoing = None;
                 self.deadline = Some(Deadline::Over(Instant::now() + LAST_WORDS));
@@ -187,13 +187,13 @@ impl Session {
         }
     }
 
-    /// Goes on until [`Self::turn`] says that it is over.
+    /// Runs until [`Self::turn`] reports the end.
     pub(crate) async fn finish(&mut self) {
         self.end();
         while !self.turn().await {}
     }
 
-    /// Fails what is under way with how it ended; to be called once it is over.
+    /// Fails the calls in flight with how the process ended; call it after the end.
     pub(crate) async fn gone(&mut self, closed: bool) -> Error {
         if !self.log.0.is_finished() {
             let _ = timeout(LAST_WORDS, &mut self.log.0).await;
@@ -206,10 +206,10 @@ impl Session {
     }
 }
 
-/// The child and all that it starts in its group, killed when dropped.
+/// The child and everything that it starts in its group; killed when dropped.
 struct Group {
     inner: Box<dyn ChildWrapper>,
-    /// What files are handed over with, until its writer takes it.
+    /// Our end of the socket for open files, until the writer takes it.
     #[cfg(unix)]
     handing: Option<HandingSocket>,
     ended: bool,
@@ -242,7 +242,7 @@ impl Group {
     }
 
     fn kill(&mut self) {
-        let _ = self.inner.start_kill(); // it fails for what has ended, which wait() tells
+        let _ = self.inner.start_kill(); // it fails if the child has ended, which wait() reports
     }
 }
 
@@ -254,7 +254,7 @@ impl Drop for Group {
     }
 }
 
-/// A task that ends with what it belongs to.
+/// A task that is aborted when its owner is dropped.
 struct Task(JoinHandle<()>);
 
 impl Task {
@@ -269,7 +269,7 @@ impl Drop for Task {
     }
 }
 
-/// Writes lines, behind the files that they name, until there are no more, or nobody reads them.
+/// Writes lines, each after the file that it names, until there are no more or nobody reads them.
 async fn write(
     mut stdin: ChildStdin,
     mut lines: mpsc::UnboundedReceiver<Outgoing>,
@@ -286,7 +286,7 @@ async fn write(
     }
 }
 
-/// Reads stderr to its end: passes its lines on, and keeps the last ones.
+/// Reads stderr to its end: passes the lines on, and keeps the last ones.
 async fn log(stderr: impl AsyncRead + Unpin, on_log: Option<OnLog>, words: Arc<Mutex<Vec<u8>>>) {
     let mut lines = FramedRead::new(stderr, LineDecoder::with_rest(MAX_LOG_LINE));
     while let Some(line) = next_line(&mut lines).await {
@@ -304,7 +304,7 @@ async fn log(stderr: impl AsyncRead + Unpin, on_log: Option<OnLog>, words: Arc<M
     }
 }
 
-/// The next line, or none after an end or a failure of the pipe.
+/// Returns the next line, or none after the end or a failure of the pipe.
 async fn next_line<R: AsyncRead + Unpin>(lines: &mut FramedRead<R, LineDecoder>) -> Option<Line> {
     poll_fn(|context| Pin::new(&mut *lines).poll_next(context)).await.and_then(Result::ok)
 }

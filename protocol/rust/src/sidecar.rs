@@ -19,8 +19,8 @@ use crate::message::{JobAnswer, JobMessage, Method};
 use crate::schema::{self as s, methods as m};
 use crate::supervisor::Supervisor;
 
-/// A sidecar and the session with it. Clones are the same one; when the last is dropped the process ends, and calls
-/// under way fail.
+/// A sidecar and its session. Clones share one sidecar; when the last is dropped, the process ends and calls in flight
+/// fail.
 #[derive(Clone)]
 pub struct Sidecar(Arc<Inner>);
 
@@ -41,7 +41,7 @@ impl std::fmt::Debug for Sidecar {
 }
 
 impl Sidecar {
-    /// How one is started.
+    /// Configures and starts one.
     pub fn builder() -> Builder {
         Builder::new()
     }
@@ -57,7 +57,7 @@ impl Sidecar {
 
     // --- pictures ---
 
-    /// Text to image: its steps, with previews, and its result.
+    /// Text to image: returns its steps, with previews, and its result.
     pub fn generate(&self, params: s::GenerateParams) -> (Messages<s::DiffusionStep>, Answer<s::GenerateResult>) {
         self.stream::<m::ImageGenerate>(params)
     }
@@ -67,44 +67,44 @@ impl Sidecar {
         self.stream::<m::ImageEdit>(params)
     }
 
-    /// Cancels a job of which only the id is known; whether a queued or running one was told to stop.
+    /// Cancels a job by its id; returns whether it was queued or running.
     pub async fn cancel_job(&self, job: &str) -> Result<bool, Error> {
         Ok(self.request::<m::ImageCancel>(s::CancelJobParams::new(job)).await?.cancelled)
     }
 
     // --- jobs ---
 
-    /// Those that wait or run, in the order of their turns; then those that ended lately.
+    /// Lists the jobs: first those that run or wait, in queue order; then those that ended recently.
     pub async fn jobs(&self) -> Result<Vec<s::JobInfo>, Error> {
         Ok(self.request::<m::JobsList>(s::NoParams {}).await?.jobs)
     }
 
-    /// The further messages of a job and the answer of its own call, as after a web view was loaded again: its first
-    /// message is the last one that there was, with the preview. Whoever had them before has them no more.
+    /// Returns a job's further messages and the answer to its own call, for example after a web view reloads. The first
+    /// message repeats the latest one, with its preview. The previous receiver gets no more messages.
     ///
-    /// To drop the answer is to look away: the job goes on. Its [`Answer::cancel`] cancels the job.
+    /// Dropping the answer only stops following: the job goes on. [`Answer::cancel`] cancels the job.
     pub fn attach(&self, job: impl Into<String>) -> (Messages<JobMessage>, Answer<JobAnswer>) {
         self.0.handle.attach(job.into())
     }
 
-    /// What a job that has ended was answered with; fails with its error, if that was it.
+    /// Returns the answer to a job that has ended; fails with the job's error if it failed.
     pub async fn job_result(&self, job: &str) -> Result<JobAnswer, Error> {
         self.request::<m::JobsResult>(s::JobResultParams::new(job)).await
     }
 
     // --- models ---
 
-    /// The models that the app's manifest declares.
+    /// Lists the models that the app's manifest declares.
     pub async fn models(&self) -> Result<Vec<s::Model>, Error> {
         Ok(self.request::<m::ModelsList>(s::NoParams {}).await?.models)
     }
 
-    /// One model of the catalogue.
+    /// Describes one model of the catalogue.
     pub async fn model(&self, model: &str) -> Result<s::Model, Error> {
         self.request::<m::ModelsGet>(s::ModelParams::new(model)).await
     }
 
-    /// Downloads a model, from where the last try stopped.
+    /// Downloads a model; resumes an interrupted download.
     pub fn download(&self, model: &str) -> (Messages<s::DownloadProgress>, Answer<s::InstalledResult>) {
         self.stream::<m::ModelsDownload>(s::ModelWorkParams::new(model))
     }
@@ -114,7 +114,7 @@ impl Sidecar {
         self.stream::<m::ModelsVerify>(s::ModelWorkParams::new(model))
     }
 
-    /// Takes a model from a folder.
+    /// Imports a model from a folder.
     pub fn import(&self, params: s::ImportParams) -> (Messages<s::ModelProgress>, Answer<s::InstalledResult>) {
         self.stream::<m::ModelsImport>(params)
     }
@@ -124,12 +124,12 @@ impl Sidecar {
         self.stream::<m::ModelsLoad>(params)
     }
 
-    /// Keeps a model as the engine has quantized it, so that it loads sooner.
+    /// Saves a model in quantized form, so that it loads faster.
     pub fn prepare(&self, params: s::PrepareParams) -> (Messages<s::ModelProgress>, Answer<s::PrepareResult>) {
         self.stream::<m::ModelsPrepare>(params)
     }
 
-    /// Gives the engine's memory back if it has no work; whether it did.
+    /// Frees the engine's memory if it has no work; returns whether it did.
     pub async fn unload(&self) -> Result<bool, Error> {
         Ok(self.request::<m::ModelsUnload>(s::NoParams {}).await?.unloaded)
     }
@@ -139,42 +139,42 @@ impl Sidecar {
         self.request::<m::ModelsRemove>(params).await
     }
 
-    /// The room that models take.
+    /// Reports the disk space that models use.
     pub async fn usage(&self) -> Result<s::UsageResult, Error> {
         self.request::<m::ModelsUsage>(s::NoParams {}).await
     }
 
-    /// Collects what no model needs and, down to `max_bytes`, the models used least recently.
+    /// Removes what no model needs and, down to `max_bytes`, the least recently used models.
     pub async fn collect(&self, params: s::GcParams) -> Result<s::RemovedResult, Error> {
         self.request::<m::ModelsGc>(params).await
     }
 
-    // --- the host's own: never for a web view ---
+    // --- for the host alone, never for a web view ---
 
-    /// A handle of a file that the user picked in a dialog, for `image`, `mask` and `options.output`. It is good until
-    /// the process ends: after a restart it is unknown.
+    /// Returns a handle for a file that the user picked in a dialog, for `image`, `mask` and `options.output`. It is
+    /// valid until the process ends: after a restart it is unknown.
     pub async fn pick_file(&self, path: &Path, access: s::FileAccess) -> Result<s::PickFileResult, Error> {
         let Some(path) = path.to_str() else {
-            let reason = "$.path: the contract has no names of files that are not Unicode".to_owned();
+            let reason = "$.path: the contract cannot express file names that are not Unicode".to_owned();
             return Err(Error::Params { method: m::HostPickFile::NAME.to_owned(), reason });
         };
         let params = s::PickFileParams { path: Some(path.to_owned()), ..s::PickFileParams::new(access) };
         self.0.handle.pick(params, None).await
     }
 
-    /// The same for a file that the sidecar cannot open by its path, as in macOS's App Sandbox: its bytes, to be read.
-    /// `name` is the file's own, without its folder.
+    /// Like [`Self::pick_file`], for a file to read that the sidecar cannot open by its path, as in macOS's App
+    /// Sandbox: takes its bytes. `name` is the file's own, without its folder.
     pub async fn pick_bytes(&self, name: &str, bytes: &[u8]) -> Result<s::PickFileResult, Error> {
         let (name, data) = (Some(name.to_owned()), Some(STANDARD.encode(bytes)));
         let params = s::PickFileParams { name, data, ..s::PickFileParams::new(s::FileAccess::Read) };
         self.0.handle.pick(params, None).await
     }
 
-    /// The same for a file that is open here, for `access` and not for appending: a [`File`](std::fs::File), whose
-    /// `try_clone` can be given where it is needed afterwards. It is closed once the call has ended, whether or not it
-    /// succeeds. A picture is written into it in place, over its old content.
+    /// Like [`Self::pick_file`], for a file that is open here, for `access` and not for appending. Pass a
+    /// [`try_clone`](std::fs::File::try_clone) if you need the file afterwards: it is closed once the call has ended,
+    /// whether or not it succeeds. A picture is written into it in place, over its old content.
     ///
-    /// Needs [`Builder::hands_files`], and fails with [`Error::Params`] without. If the future is dropped, the file is
+    /// Needs [`Builder::hands_files`]; fails with [`Error::Params`] without it. If the future is dropped, the file is
     /// not picked, or is released again.
     #[cfg(unix)]
     pub async fn pick_open_file(
@@ -189,9 +189,9 @@ impl Sidecar {
         if !handle.hands_files {
             return Err(refused("$.descriptor: the sidecar was started without Builder::hands_files"));
         }
-        // a call with another name is refused before its file is taken from the socket, which would fill up
+        // the sidecar refuses other names before it takes their file from the socket, which would fill up
         if Path::new(name).file_name() != Some(name.as_ref()) || name.chars().count() > 255 {
-            return Err(refused("$.name: it is not the file's own name, without its folder"));
+            return Err(refused("$.name: it must be the file's own name, without its folder"));
         }
         let handed = Handed { name: format!("file-{}", handle.next_id()), file: Arc::new(file.into()) };
         let (name, descriptor) = (Some(name.to_owned()), Some(handed.name.clone()));
@@ -199,12 +199,12 @@ impl Sidecar {
         handle.pick(params, Some(handed)).await
     }
 
-    /// No new call may use that handle any more.
+    /// Releases a handle: no new call may use it.
     pub async fn release_file(&self, handle: &str) -> Result<(), Error> {
         self.request::<m::HostReleaseFile>(s::ReleaseFileParams::new(handle)).await.map(|_| ())
     }
 
-    /// The gate's decisions about this app's calls, oldest first.
+    /// Returns the gate's decisions about this app's calls, oldest first.
     pub async fn capability_log(&self, params: s::CapabilityLogParams) -> Result<Vec<s::AuditEntry>, Error> {
         Ok(self.request::<m::AuditCapabilityLog>(params).await?.entries)
     }
@@ -216,37 +216,37 @@ impl Sidecar {
         self.request::<m::SystemInfo>(s::NoParams {}).await
     }
 
-    /// Is it alive, what is the engine doing, how many jobs are there.
+    /// Reports whether it is alive, what the engine is doing and how many jobs there are.
     pub async fn ping(&self) -> Result<s::PingResult, Error> {
         self.request::<m::Ping>(s::NoParams {}).await
     }
 
-    /// What `initialize` was answered with, the last time: versions, limits, and what the app was granted.
+    /// The latest result of `initialize`: versions, limits, and what the app was granted.
     #[must_use]
     pub fn session(&self) -> Option<Arc<s::InitializeResult>> {
         self.0.handle.known().session.clone()
     }
 
-    /// The process, while there is one.
+    /// The process id, while there is a process.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.0.handle.known().pid
     }
 
-    /// How often a process was started: 1, until the first one has ended and a call needed another.
+    /// How many processes have been started: 1, until the first has ended and a call needed another.
     #[must_use]
     pub fn starts(&self) -> u64 {
         self.0.handle.known().starts
     }
 
-    /// How many calls are under way, those included that were dropped and are not answered yet.
+    /// How many calls are in flight, including those that were dropped and are not answered yet.
     #[must_use]
     pub fn open_calls(&self) -> usize {
         self.0.handle.open()
     }
 
     /// Ends the sidecar for good: closes its stdin and waits; after the close timeout its process group is killed.
-    /// Calls under way are answered or fail, and so does every later one. May be repeated.
+    /// Calls in flight are answered or fail; every later call fails. May be called again.
     pub async fn close(&self) -> Option<ExitStatus> {
         let (told, exit) = oneshot::channel();
         self.0.handle.send(Command::Close(told));
@@ -258,20 +258,20 @@ impl Sidecar {
 
     // --- any method ---
 
-    /// Any method, by its type in [`methods`](crate::methods), without its messages.
-    #[allow(clippy::needless_pass_by_value)] // as a call reads best
+    /// Calls any method, by its type in [`methods`](crate::methods), without its messages.
+    #[allow(clippy::needless_pass_by_value)] // reads best at the call
     pub fn request<N: Method>(&self, params: N::Params) -> Answer<N::Result> {
         self.0.handle.ask(N::NAME, &params)
     }
 
-    /// Any long method with its messages.
+    /// Calls any long method, with its messages.
     #[allow(clippy::needless_pass_by_value)]
     pub fn stream<N: Method>(&self, params: N::Params) -> (Messages<N::Message>, Answer<N::Result>) {
         self.0.handle.stream(N::NAME, &params)
     }
 
-    /// Any method by its name, with parameters as a web view gave them: what is unknown or misspelt in them is told by
-    /// the sidecar. Only a `streams` call has messages. A shell must never pass on names that begin with `host.`.
+    /// Calls any method by its name, with parameters from a web view; the sidecar reports what is unknown or misspelt
+    /// in them. Only a call with `streams` has messages. A shell must never pass on names that begin with `host.`.
     pub fn call(
         &self,
         method: &str,

@@ -1,8 +1,8 @@
-//! The task behind a [`Sidecar`](crate::Sidecar): starts the process, gives it the calls, and starts it anew.
+//! The task behind a [`Sidecar`](crate::Sidecar): starts the process, passes it the calls, and restarts it.
 //!
-//! Owned here: what happens between processes. A call belongs to the process that it was sent to and ends with it; one
-//! that comes later starts the next process, after a wait if the last ones were of no use. A process that says that an
-//! update has replaced its files is ended once it has nothing left to answer.
+//! This module decides what happens between processes. A call belongs to the process that it was sent to and ends with
+//! it. A later call starts the next process, after a wait if the last ones answered nothing. A process that reports
+//! that an update has replaced its files is ended once it has nothing left to answer.
 
 use std::collections::VecDeque;
 use std::process::ExitStatus;
@@ -24,11 +24,11 @@ pub(crate) struct Supervisor {
     config: Config,
     commands: mpsc::UnboundedReceiver<Command>,
     handle: Handle,
-    /// Calls that no process has been given yet.
+    /// Calls that have not been passed to a process yet.
     waiting: VecDeque<Start>,
     closers: Vec<oneshot::Sender<Option<ExitStatus>>>,
     closing: bool,
-    /// How many processes in a row have answered no call.
+    /// How many processes in a row answered no call.
     failures: u32,
 }
 
@@ -38,7 +38,7 @@ impl Supervisor {
         Self { config, commands, handle, waiting, closers, closing: false, failures: 0 }
     }
 
-    /// Runs until the sidecar is closed; `first` is told whether the first process could be started.
+    /// Runs until the sidecar is closed; reports to `first` whether the first process could be started.
     pub(crate) async fn run(mut self, first: oneshot::Sender<Result<(), Error>>) {
         match self.open().await {
             Ok(session) => {
@@ -64,7 +64,7 @@ impl Supervisor {
         }
     }
 
-    /// Serves calls until the process has ended; gives back how.
+    /// Serves calls until the process has ended; returns how it ended.
     async fn serve(&mut self, mut session: Session) -> Error {
         for start in self.waiting.drain(..) {
             session.start(start);
@@ -83,7 +83,7 @@ impl Supervisor {
         self.over(&mut session).await
     }
 
-    /// A process that has ended: fails its calls, and gives back how.
+    /// Handles the end of a process: fails its calls, and returns how it ended.
     async fn over(&mut self, session: &mut Session) -> Error {
         let gone = session.gone(self.closing).await;
         let mut known = self.handle.known();
@@ -92,7 +92,7 @@ impl Supervisor {
         gone
     }
 
-    /// Waits for a call that needs another process, and starts that; none if the sidecar is closed first.
+    /// Waits for a call that needs another process, and starts one; none if the sidecar is closed first.
     async fn next(&mut self, mut gone: Error) -> Option<Session> {
         loop {
             let Some(wait) = self.config.restart.wait(self.failures) else {
@@ -115,7 +115,7 @@ impl Supervisor {
                     return None;
                 }
             }
-            tracing::info!("the sidecar is started anew: {gone}");
+            tracing::info!("restarting the sidecar: {gone}");
             match self.open().await {
                 Ok(session) => return Some(session),
                 Err(error) => {
@@ -130,7 +130,7 @@ impl Supervisor {
         }
     }
 
-    /// Starts a process and opens the session with it.
+    /// Starts a process and opens its session.
     async fn open(&mut self) -> Result<Session, Error> {
         let mut session = Session::spawn(&self.config)?;
         {
@@ -188,7 +188,7 @@ impl Supervisor {
         }
     }
 
-    /// Does what is asked, with the process that is there.
+    /// Carries out a command with the current process.
     fn take(&mut self, command: Command, session: Option<&mut Session>) {
         match (command, session) {
             (Command::Start(start), _) if self.closing => refuse(start, Error::closed()),
@@ -226,7 +226,7 @@ impl Supervisor {
 }
 
 impl Error {
-    /// The end of a sidecar that this host has closed.
+    /// The [`Gone`] of a sidecar that this host has closed.
     pub(crate) fn closed() -> Self {
         Self::Gone(Arc::new(Gone { exit: None, stderr: String::new(), closed: true }))
     }

@@ -1,5 +1,5 @@
 // Writes src/schema.ts from protocol/schema/v1: every message type, the method table, the error codes.
-// With --check nothing is written, and the status is 1 if the file is stale.
+// With --check it writes nothing, and the status is 1 if the file is stale.
 import { readFileSync, writeFileSync } from "node:fs";
 import { compile } from "json-schema-to-typescript";
 
@@ -8,10 +8,10 @@ const read = (name) => JSON.parse(readFileSync(new URL(`../schema/v1/${name}`, h
 const document = read("openrpc.json");
 const target = new URL("src/schema.ts", here);
 
-/** The schemas under the names that they have there, with references that the compiler finds. */
+/** Returns the schemas by name, with references that the compiler can resolve. */
 function definitions() {
   const { Error: _error, ...schemas } = document.components.schemas;
-  // "Warning" is the name of a message type there, and says too little in a package's exports
+  // the schema's name "Warning" says too little among a package's exports
   const text = JSON.stringify(schemas)
     .replaceAll("#/components/schemas/", "#/definitions/")
     .replaceAll('"#/definitions/Warning"', '"#/definitions/ResultWarning"');
@@ -23,7 +23,7 @@ function definitions() {
   };
 }
 
-/** An object of which the contract names no member has any: else its type would be `{}`, of which none can be read. */
+/** Allows any member in an object without named ones: its type would be `{}`, from which none can be read. */
 function opened(schema) {
   if (Array.isArray(schema)) return schema.map(opened);
   if (typeof schema !== "object" || schema === null) return schema;
@@ -33,7 +33,7 @@ function opened(schema) {
   return open && schema.title !== "Empty" ? { ...members, additionalProperties: true } : members;
 }
 
-/** An object with several forms as one type for each: what a form does not have is null or absent there. */
+/** Splits an object with several forms into one type per form, in which the other forms' members are null or absent. */
 function formed(schema) {
   if (schema.oneOf === undefined || schema.properties === undefined) return schema;
   const { oneOf, properties, required = [], ...rest } = schema;
@@ -51,7 +51,7 @@ function formed(schema) {
   return { title: rest.title, description: rest.description, anyOf: forms };
 }
 
-/** The schema of a member that is there, without its null. */
+/** The schema of a present member, without null. */
 function present({ anyOf, default: _, ...schema }) {
   const others = anyOf?.filter(({ type }) => type !== "null");
   return others === undefined ? schema : others.length === 1 ? others[0] : { ...schema, anyOf: others };
@@ -65,13 +65,13 @@ const message = (method) => {
   const frame = named(note.params.anyOf[0]);
   return named(document.components.schemas[frame].properties.message);
 };
-/** A method's parameters are content descriptors in OpenRPC: their type is the one whose members these are. */
+/** Returns the type whose members are a method's parameters, which OpenRPC lists as content descriptors. */
 const parameters = (method) => {
   const file = read(`${method.name}.params.json`);
   return file.$ref.split("/").at(-1);
 };
 
-/** Without the compiler's remarks about where a type came from, and without its type of the whole. */
+/** Removes the compiler's comments about where a type came from, and its type for the whole. */
 const tidy = (text) =>
   text
     .replace(
@@ -104,7 +104,7 @@ async function source() {
   const parts = [
     "// Generated from protocol/schema/v1 by scripts/generate.mjs. Do not edit: npm run generate\n",
     tidy(types),
-    `\n/** Request methods: what they take, what they answer, what they send to their channel. */\nexport interface Methods {\n${rows.join("\n")}\n}\n`,
+    `\n/** Request methods: their params, their result, and the messages on their channel. */\nexport interface Methods {\n${rows.join("\n")}\n}\n`,
     `/** Error kinds and their JSON-RPC codes. */\nexport const CODES = {\n${kinds.join("\n")}\n} as const;\n`,
     `/** The version of the contract that these types are of. */\nexport const PROTOCOL_VERSION = ${document.info.version.split(".")[0]};\n`,
   ];

@@ -1,4 +1,4 @@
-// A call under way: a promise of its result, and an async iterable of its messages.
+// A call in flight: a promise of its result, and an async iterable of its messages.
 
 import { RequestCancelled } from "./errors.js";
 import { Mailbox } from "./mailbox.js";
@@ -6,17 +6,18 @@ import type { Sent } from "./transport.js";
 
 export interface CallOptions<M> {
   /**
-   * Given each message. If it returns a promise, the next one waits for that; what a slow one cannot take is merged, and
-   * the last message always comes, before the call settles. If it throws, the call is cancelled and rejects with that.
+   * Called with each message. If it returns a promise, the next message waits for it. Messages that arrive faster than
+   * it handles them are merged, and the last one always arrives before the call settles. If it throws, the call is
+   * cancelled and rejects with that error.
    */
   onMessage?: ((message: M) => unknown) | undefined;
-  /** Cancels the call. It is still answered: with RequestCancelled, or with its result if that was already there. */
+  /** Cancels the call. It is still answered: with RequestCancelled, or with its result if that was already available. */
   signal?: AbortSignal | undefined;
 }
 
 /**
- * `await` it for the result, or iterate over its messages: the loop ends after the last one, and throws what the call
- * fails with. Leaving the loop early cancels the call.
+ * `await` it for the result, or iterate over its messages: the loop ends after the last one, and throws if the call
+ * fails. Leaving the loop early cancels the call.
  */
 export class Call<R, M> implements Promise<R>, AsyncIterable<M> {
   readonly [Symbol.toStringTag] = "Call";
@@ -33,7 +34,7 @@ export class Call<R, M> implements Promise<R>, AsyncIterable<M> {
     this.#result = this.#run(send, options.signal);
   }
 
-  /** Asks for an early end; see {@link CallOptions.signal}. After the end it does nothing. */
+  /** Cancels the call; see {@link CallOptions.signal}. After the call's end it does nothing. */
   cancel(): void {
     this.#sent?.cancel();
   }
@@ -59,9 +60,9 @@ export class Call<R, M> implements Promise<R>, AsyncIterable<M> {
   /** @throws TypeError if the messages go to a callback, or to another loop. */
   [Symbol.asyncIterator](): AsyncIterator<M, void> {
     if (this.#onMessage !== undefined) throw new TypeError("The messages of this call go to its callback.");
-    if (this.#iterated) throw new TypeError("The messages of a call can be taken once.");
+    if (this.#iterated) throw new TypeError("The messages of a call can be consumed only once.");
     this.#iterated = true;
-    this.#result.catch(() => {}); // the loop throws it
+    this.#result.catch(() => {}); // the loop throws the error
     return {
       next: async () => {
         const value = await this.#mailbox.next();
@@ -94,7 +95,7 @@ export class Call<R, M> implements Promise<R>, AsyncIterable<M> {
     return answer.value as R;
   }
 
-  /** Sends at once; what sending throws is an answer, too. */
+  /** Sends at once; an error thrown while sending becomes the call's answer. */
   async #begin(send: (onMessage: (message: unknown) => void) => Sent): Promise<unknown> {
     this.#sent = send((message) => this.#arrived(message as M));
     return await this.#sent.answer;
@@ -105,7 +106,7 @@ export class Call<R, M> implements Promise<R>, AsyncIterable<M> {
     if (this.#onMessage !== undefined && this.#taking === undefined) this.#take(this.#onMessage);
   }
 
-  /** Gives the callback what waits: at once, as long as it returns no promise. */
+  /** Passes the waiting messages to the callback: all at once, as long as it returns no promise. */
   #take(onMessage: (message: M) => unknown): void {
     try {
       for (let message = this.#mailbox.shift(); message !== undefined; message = this.#mailbox.shift()) {

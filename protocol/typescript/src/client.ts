@@ -11,22 +11,22 @@ interface Cancellable {
 }
 
 export interface StepOptions extends Cancellable {
-  /** Given each step, with its preview. It may be async: see {@link CallOptions}. Without it, iterate over the call. */
+  /** Called with each step and its preview. It may be async: see {@link CallOptions}. Without it, iterate over the call. */
   onStep?: ((step: schema.DiffusionStep) => unknown) | undefined;
 }
 
 export interface ProgressOptions<N extends MethodName> extends Cancellable {
-  /** Given each message about the progress. Without it, iterate over the call. */
+  /** Called with each progress message. Without it, iterate over the call. */
   onProgress?: ((progress: Message<N>) => unknown) | undefined;
 }
 
 export type GenerateRequest = Params<"image.generate"> & StepOptions;
 export type EditRequest = Params<"image.edit"> & StepOptions;
 export type ImageCall = Call<schema.GenerateResult, schema.DiffusionStep>;
-/** What a job can be answered with: an image's job with the first, `models.load` and `models.prepare` with theirs. */
+/** The answer of a job: of an image job the first, of `models.load` and `models.prepare` their own. */
 export type JobAnswer = schema.GenerateResult | schema.LoadResult | schema.PrepareResult;
 
-/** A base on which the parts of the API stand. */
+/** The base class of the parts of the API. */
 class Part {
   readonly #transport: () => Transport;
 
@@ -53,37 +53,37 @@ class Part {
 }
 
 export class ImageApi extends Part {
-  /** Text to image. `await` it for the result, give `onStep` or iterate for its steps. */
+  /** Text to image. `await` it for the result; pass `onStep`, or iterate, for the steps. */
   generate({ onStep, signal, ...params }: GenerateRequest): ImageCall {
     return this.long("image.generate", params, onStep, signal);
   }
 
-  /** Change an image: as a whole, where a mask is white, or as the prompt says. */
+  /** Changes an image: as a whole, where a mask is white, or as the prompt says. */
   edit({ onStep, signal, ...params }: EditRequest): ImageCall {
     return this.long("image.edit", params as Params<"image.edit">, onStep, signal);
   }
 
-  /** Cancels a job of which only the id is known, as after a reload. */
+  /** Cancels a job by its id, for example after a reload. */
   cancel(jobId: string): Promise<schema.CancelJobResult> {
     return this.ask("image.cancel", { jobId });
   }
 }
 
 export class JobsApi extends Part {
-  /** Those that wait or run, in the order of their turns; then those that ended lately. */
+  /** Lists the jobs: first those that run or wait, in queue order; then those that ended recently. */
   async list(): Promise<schema.JobInfo[]> {
     return (await this.ask("jobs.list", {})).jobs;
   }
 
   /**
-   * The further steps of a job and its answer, as after a reload: its first step is the last one that there was, with the
-   * preview. Whoever had them before has them no more.
+   * Follows a job, for example after a reload: its further steps and its answer. The first step repeats the latest one,
+   * with its preview. The previous receiver gets no more steps.
    */
   attach(jobId: string, options: StepOptions = {}): Call<JobAnswer, schema.DiffusionStep> {
     return this.attached(jobId, options);
   }
 
-  /** What a job that has ended was answered with; rejects with its error, if that was it. */
+  /** Returns the answer of a job that has ended; rejects with the job's error if it failed. */
   async result(jobId: string): Promise<JobAnswer> {
     return (await this.ask("jobs.result", { jobId })) as JobAnswer;
   }
@@ -92,12 +92,12 @@ export class JobsApi extends Part {
 type Progressing<N extends MethodName> = Params<N> & ProgressOptions<N>;
 
 export class ModelsApi extends Part {
-  /** The models that the app's manifest declares. */
+  /** Lists the models that the app's manifest declares. */
   async list(): Promise<schema.Model[]> {
     return (await this.listing()).models;
   }
 
-  /** The same, with what may still be written where models are kept (`freeBytes`), if the sidecar tells. */
+  /** Like {@link list}, with the space that is left for models (`freeBytes`), if the sidecar reports it. */
   listing(): Promise<schema.ModelsListResult> {
     return this.ask("models.list", {});
   }
@@ -126,7 +126,7 @@ export class ModelsApi extends Part {
     return this.#work("models.prepare", request);
   }
 
-  /** Gives the engine's memory back, if it has no work. */
+  /** Frees the engine's memory, if it has no work. */
   async unload(): Promise<boolean> {
     return (await this.ask("models.unload", {})).unloaded;
   }
@@ -150,7 +150,7 @@ export class ModelsApi extends Part {
 }
 
 export class AuditApi extends Part {
-  /** The gate's decisions about this app's calls, oldest first. */
+  /** Returns the gate's decisions about this app's calls, oldest first. */
   async capabilityLog(params: Params<"audit.capabilityLog"> = {}): Promise<schema.AuditEntry[]> {
     return (await this.ask("audit.capabilityLog", params)).entries;
   }
@@ -166,14 +166,14 @@ export class SystemApi extends Part {
   }
 }
 
-/** What only a host may say: never called for a web view, and not part of the Tauri layer. */
+/** Methods for hosts only: never call them for a web view. They are not part of the Tauri layer. */
 export class HostApi extends Part {
-  /** A handle of a file that the user picked in a dialog, for `image`, `mask` and `options.output`. */
+  /** Returns a handle for a file that the user picked in a dialog, for `image`, `mask` and `options.output`. */
   pickFile(path: string, access: "read" | "write"): Promise<schema.PickFileResult> {
     return this.ask("host.pickFile", { path, access });
   }
 
-  /** The same for a file to read that the sidecar may not open itself: its name, without a folder, and its bytes. */
+  /** Like {@link pickFile}, for a file to read that the sidecar may not open itself: its name, without a folder, and bytes. */
   pickBytes(name: string, bytes: Uint8Array): Promise<schema.PickFileResult> {
     return this.ask("host.pickFile", { name, data: base64(bytes), access: "read" });
   }
@@ -190,10 +190,10 @@ export class Client {
   readonly jobs: JobsApi;
   readonly audit: AuditApi;
   readonly system: SystemApi;
-  /** What carries the calls. */
+  /** The transport that carries the calls. */
   readonly transport: () => Transport;
 
-  /** @param transport what carries the calls; a function is asked at each call. */
+  /** @param transport carries the calls; a function is called for each one. */
   constructor(transport: Transport | (() => Transport)) {
     const carrier = typeof transport === "function" ? transport : () => transport;
     this.transport = carrier;

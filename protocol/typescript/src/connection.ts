@@ -1,19 +1,19 @@
-// JSON-RPC 2.0 over lines, without I/O: who opens the pipe writes what it is given and feeds what it reads.
+// JSON-RPC 2.0 over lines, without I/O: the owner of the pipes writes the lines that it gets, and passes on what it reads.
 //
-// Owned here: the requests in flight, the channels, and what the contract says about them. What breaks it (a hole in the
-// indexes, an answer before the end frame, a line that is no message) is told to `onViolation`, and fails the call that it is
-// about; the others go on.
+// This module tracks the requests in flight and their channels, and enforces the contract's rules about them. A violation (a
+// gap in the indexes, an answer before the end frame, a line that is not a message) is reported to `onViolation`, and fails
+// the call that it is about; the others go on.
 
 import { ClientError, fromWire, isWireError, ProtocolViolationError, SidecarGoneError } from "./errors.js";
 import { LineSplitter } from "./lines.js";
 import type { MethodName, Sent, Transport } from "./transport.js";
 
 export interface ConnectionOptions {
-  /** Writes one line; its end is added already. What it throws is taken for the end of the connection. */
+  /** Writes one line, which includes its ending. If it throws, the connection has ended. */
   write: (line: string) => void;
-  /** What the sidecar did against the contract. */
+  /** Called with each violation of the contract by the sidecar. */
   onViolation?: ((violation: ProtocolViolationError) => void) | undefined;
-  /** The longest line that is taken; 64 MiB. */
+  /** The longest accepted line, in bytes (64 MiB). */
   maxLineBytes?: number | undefined;
 }
 
@@ -22,7 +22,7 @@ interface Request {
   readonly settle: (answer: { value: unknown } | { error: ClientError }) => void;
 }
 
-/** The messages of one channel until its end frame. */
+/** The messages of one channel, up to its end frame. */
 class Channel {
   count = 0;
   problem: ProtocolViolationError | undefined;
@@ -82,7 +82,7 @@ export class Connection implements Transport {
     if (this.#gone === undefined) this.#write(lineOf({ jsonrpc: "2.0", method, ...(params && { params }) }));
   }
 
-  /** Takes what was read, in pieces of any size. */
+  /** Handles bytes that were read, in pieces of any size. */
   receive(chunk: Uint8Array): void {
     for (const line of this.#splitter.feed(chunk)) {
       if (line === undefined) this.#violation("A line is too long, or not UTF-8.");
@@ -90,7 +90,7 @@ export class Connection implements Transport {
     }
   }
 
-  /** Ends the connection: fails what is in flight, and all calls from now on. */
+  /** Ends the connection: fails the calls in flight, and all later ones. */
   close(reason: ClientError = new SidecarGoneError("The connection was closed.")): void {
     if (this.#gone !== undefined) return;
     this.#gone = reason;
@@ -115,7 +115,7 @@ export class Connection implements Transport {
       line = lineOf({ jsonrpc: "2.0", id, method, params });
       const size = sizeOf(line, this.#maxSentBytes);
       if (size > this.#maxSentBytes)
-        throw new RangeError(`its line takes ${size} bytes, the sidecar takes ${this.#maxSentBytes}`);
+        throw new RangeError(`its line has ${size} bytes, the sidecar accepts ${this.#maxSentBytes}`);
       if (depthOf(line) > MAX_DEPTH) throw new RangeError(`it is nested deeper than ${MAX_DEPTH} levels`);
     } catch (cause) {
       if (channel !== undefined) this.#channels.delete(channel);
@@ -149,7 +149,7 @@ export class Connection implements Transport {
     return channel;
   }
 
-  /** What is longer would be refused without its id, and its call would wait for ever. */
+  /** Notes the sidecar's limit: it refuses longer lines without their id, and their calls would wait forever. */
   #heedLimit(opened: unknown): void {
     const { capabilities } = opened as { capabilities?: { limits?: { maxLineBytes?: unknown } } };
     const most = capabilities?.limits?.maxLineBytes;
@@ -160,7 +160,7 @@ export class Connection implements Transport {
     try {
       this.#options.write(`${line}\n`);
     } catch (cause) {
-      this.close(new SidecarGoneError("The sidecar takes no input any more.", { cause }));
+      this.close(new SidecarGoneError("The sidecar no longer accepts input.", { cause }));
     }
   }
 
@@ -173,7 +173,7 @@ export class Connection implements Transport {
       return;
     }
     if (typeof message !== "object" || message === null || Array.isArray(message))
-      this.#violation("A line is no message.");
+      this.#violation("A line is not a message.");
     else if ("method" in message) this.#frame(message as { params?: unknown });
     else this.#answer(message as { id?: unknown; result?: unknown; error?: unknown });
   }
@@ -181,7 +181,7 @@ export class Connection implements Transport {
   #answer({ id, result, error }: { id?: unknown; result?: unknown; error?: unknown }): void {
     const request = this.#requests.get(id as number);
     if (request === undefined) {
-      this.#violation(`An answer came for ${JSON.stringify(id)}, which no call has as its id.`);
+      this.#violation(`An answer came for the id ${JSON.stringify(id)}, which no call has.`);
       return;
     }
     this.#requests.delete(id as number);
@@ -199,7 +199,7 @@ export class Connection implements Transport {
   #frame({ params }: { params?: unknown }): void {
     const { channel: number, index, end, message } = (params ?? {}) as Record<string, unknown>;
     const channel = this.#channels.get(number as number);
-    if (channel?.problem !== undefined) return; // told already
+    if (channel?.problem !== undefined) return; // reported already
     if (channel === undefined) {
       this.#violation(`A frame came on channel ${JSON.stringify(number)}, which is not open.`);
     } else if (channel.isEnded) {
@@ -225,17 +225,17 @@ export class Connection implements Transport {
   }
 }
 
-/** JSON, with U+FFFD for halves of characters, as where a web page sends text: the sidecar takes no line with one. */
+/** Encodes JSON with U+FFFD for lone surrogates, as web pages send text: the sidecar accepts no line with one. */
 function lineOf(message: object): string {
   return JSON.stringify(message, (_name, value: unknown) =>
     typeof value === "string" ? value.replace(/\p{Surrogate}/gu, "\ufffd") : value,
   );
 }
 
-/** How deep the sidecar takes messages to be nested; it answers a deeper one without its id. */
+/** How deeply nested a message the sidecar accepts; it answers a deeper one without its id. */
 const MAX_DEPTH = 64;
 
-/** How deep JSON is nested, its texts left out. */
+/** Returns how deeply JSON is nested, ignoring its strings. */
 function depthOf(line: string): number {
   let [depth, deepest] = [0, 0];
   for (let at = 0; at < line.length; at += 1) {
@@ -247,7 +247,7 @@ function depthOf(line: string): number {
   return deepest;
 }
 
-/** Where the text that begins at a place ends; a picture's may be megabytes long. */
+/** Returns the end of the string that begins at `start`; a picture's may be megabytes long. */
 function endOfText(line: string, start: number): number {
   for (let end = line.indexOf('"', start + 1); end !== -1; end = line.indexOf('"', end + 1)) {
     let before = end;
@@ -257,14 +257,14 @@ function endOfText(line: string, start: number): number {
   return line.length;
 }
 
-/** Bytes in UTF-8, counted only where it matters. */
+/** Returns the length in UTF-8, counted only near the limit. */
 function sizeOf(line: string, most: number): number {
   return line.length > most || line.length * 3 <= most ? line.length : new TextEncoder().encode(line).length;
 }
 
 /**
- * Calls what a host gave. What it throws is uncaught, like all that a callback throws, but a moment later: the lines that
- * were read with this one are others', and are taken first.
+ * Calls a host's callback. An error that it throws is uncaught, as for any callback, but a moment later: other calls' lines
+ * that were read together with this one are handled first.
  */
 export function apart(callback: () => void): void {
   try {

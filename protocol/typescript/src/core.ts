@@ -1,4 +1,4 @@
-// For a transport of your own: JSON-RPC over lines without I/O, and the API over it.
+// For custom transports: JSON-RPC over lines without I/O, and the API on top of it.
 
 export { Call, type CallOptions } from "./call.js";
 export * from "./client.js";

@@ -1,15 +1,15 @@
-// What can go wrong, as classes. A sidecar's error becomes the class of its kind, so that `instanceof` and `kind` both tell.
+// Errors as classes. A sidecar's error is an instance of its kind's class, so both `instanceof` and `kind` identify it.
 
 import { CODES, type ImageResult } from "./schema.js";
 
 export type ErrorKind = keyof typeof CODES;
 
-/** Base of everything that a call can fail with, but for what a caller's own `onStep` throws. */
+/** Base of all errors of calls, except those that the caller's own `onStep` throws. */
 export class ClientError extends Error {
   override name = "ClientError";
 }
 
-/** The sidecar is gone: it ended, or could not be started. `status` and `signal` as far as they are known. */
+/** The sidecar is gone: it ended, or could not be started. `status` and `signal` are set if known. */
 export class SidecarGoneError extends ClientError {
   override name = "SidecarGoneError";
   readonly status: number | null;
@@ -33,14 +33,14 @@ export class ProtocolViolationError extends ClientError {
   override name = "ProtocolViolationError";
 }
 
-/** The members of `data` that every error has, and any more that it has. */
+/** The members that every error's `data` has, and any others. */
 export interface ErrorData {
   kind: string;
   retryable: boolean;
   [member: string]: unknown;
 }
 
-/** The error object as it crosses the wire, or a Tauri command's rejection. */
+/** The error object on the wire, or a Tauri command's rejection. */
 export interface WireError {
   code: number;
   message: string;
@@ -67,7 +67,7 @@ export class RemoteError extends ClientError {
     return this.data.retryable;
   }
 
-  /** Of InvalidParams, and of others that are about one member: its path, from `$`. */
+  /** For InvalidParams, and other errors about one member: its path, from `$`. */
   get path(): string | undefined {
     const { path } = this.data as { path?: unknown };
     return typeof path === "string" ? path : undefined;
@@ -86,7 +86,7 @@ export class MethodNotFound extends RemoteError {}
 export class InvalidParams extends RemoteError {}
 export class InternalError extends RemoteError {}
 
-/** The call was cancelled. Its `name` is `AbortError`, as that of everything that an AbortSignal ends. */
+/** The call was cancelled. Its `name` is `AbortError`, as for everything that an AbortSignal ends. */
 export class RequestCancelled extends RemoteError {
   constructor(wire: WireError) {
     super(wire);
@@ -107,11 +107,11 @@ export class RequestCancelled extends RemoteError {
 /** The app's manifest or the host does not grant this. */
 export class CapabilityDenied extends RemoteError {
   declare readonly data: ErrorData & {
-    /** What was asked for, for example `model` or `fs.user-folder`. */
+    /** What was requested, for example `model` or `fs.user-folder`. */
     capability: string;
     resource: string;
     reason: "notDeclared" | "noHostGrant" | "hostFlag" | "digestMismatch";
-    /** The manifest fragment that would grant all that the call lacks. */
+    /** The manifest fragment that would grant everything that the call lacks. */
     declare?: Record<string, unknown>;
     /** What the host must supply. */
     host?: unknown;
@@ -136,7 +136,7 @@ export class UnsupportedProtocolVersion extends RemoteError {}
 export class InvalidImage extends RemoteError {}
 export class InvalidOutput extends RemoteError {}
 
-/** A class for each kind; the compiler refuses this table when the contract has a kind more. */
+/** The class of each kind; the compiler rejects this table if the contract has another kind. */
 const CLASSES: Record<ErrorKind, new (wire: WireError) => RemoteError> = {
   ParseError,
   InvalidRequest,
@@ -179,7 +179,7 @@ export function isWireError(value: unknown): value is WireError {
   );
 }
 
-/** The error of a wire error's kind; of its code where it names none. */
+/** Creates the error for a wire error's kind, or for its code if it names no kind. */
 export function fromWire(wire: WireError): RemoteError {
   const kind = wire.data?.kind ?? kindOf(wire.code) ?? "InternalError";
   const Known = Object.hasOwn(CLASSES, kind) ? CLASSES[kind as ErrorKind] : RemoteError;

@@ -8,7 +8,7 @@ export * from "./core.js";
 
 let current: Transport | undefined;
 
-/** Loads the Tauri layer at the first call, so that who never makes one needs no @tauri-apps/api. */
+/** Loads the Tauri layer at the first call, so apps that never make one need no @tauri-apps/api. */
 class Lazy implements Transport {
   readonly #loaded = import("./tauri.js").then(({ TauriTransport }) => new TauriTransport());
 
@@ -22,7 +22,7 @@ class Lazy implements Transport {
 
   #later(send: (transport: Transport) => Sent): Sent {
     const sent = this.#loaded.then(send).catch((cause: unknown) => {
-      throw new ClientError("There is no sidecar to ask: outside a Tauri web view call setClient first.", { cause });
+      throw new ClientError("There is no sidecar: outside a Tauri web view, call setClient first.", { cause });
     });
     return {
       answer: sent.then(({ answer }) => answer),
@@ -35,7 +35,7 @@ class Lazy implements Transport {
   }
 }
 
-/** Which client {@link image} and the others are from now on, such as a `Sidecar` of `@locara/image/node`. */
+/** Sets the client that {@link image} and the others use, such as a `Sidecar` from `@locara/image/node`. */
 export function setClient(client: Client): void {
   current = client.transport();
 }

@@ -1,6 +1,6 @@
-// Bytes to lines. A line longer than the limit is dropped without being kept, and told.
+// Splits bytes into lines. A line longer than the limit is reported, and dropped without being kept.
 
-/** The longest line that is taken: the answer to a large inline image is below 8 MiB, that to a batch may be more. */
+/** The longest accepted line: an answer with a large inline image is below 8 MiB, a batch's answers may be longer. */
 export const MAX_LINE_BYTES = 64 * 1024 * 1024;
 
 export class LineSplitter {
@@ -13,7 +13,7 @@ export class LineSplitter {
     this.#limit = limit;
   }
 
-  /** The lines that are whole now, without their ends; undefined for one that is too long or not UTF-8. */
+  /** Returns the lines that are now complete, without their endings; undefined for one that is too long or not UTF-8. */
   *feed(chunk: Uint8Array): Generator<string | undefined> {
     let start = 0;
     for (let end = chunk.indexOf(10); end !== -1; end = chunk.indexOf(10, start)) {

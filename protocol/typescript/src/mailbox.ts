@@ -1,15 +1,15 @@
-// The messages of one call between their arrival and the one who takes them.
+// Holds the messages of one call until the caller consumes them.
 //
-// Owned here: what happens when the taker is slower than the sidecar. Nothing is left out while it keeps up; beyond
-// WAITING messages the newest one absorbs the next, as the sidecar itself does, so that memory does not grow and the
-// latest state is always delivered.
+// This module decides what happens when the consumer is slower than the sidecar. While it keeps up, nothing is left out.
+// Beyond WAITING messages the newest one absorbs the next, as in the sidecar itself, so memory does not grow and the latest
+// state is always delivered.
 
 /** How many messages may wait. */
 export const WAITING = 64;
 
 export type Merge<M> = (older: M, newer: M) => M;
 
-/** The newer message, with the older one's preview if it has none itself and both are of the same image. */
+/** Returns the newer message, with the older one's preview if it has none and both are about the same image. */
 export function latest<M>(older: M, newer: M): M {
   const [was, is] = [older, newer] as { image?: unknown; preview?: unknown }[];
   if (was?.preview === undefined || is?.preview !== undefined || was.image !== is?.image) return newer;
@@ -26,7 +26,7 @@ export class Mailbox<M> {
     this.#merge = merge;
   }
 
-  /** Takes a message in; after {@link close} it is dropped. */
+  /** Adds a message; after {@link close} it is dropped. */
   put(message: M): void {
     if (this.#closed) return;
     const newest = this.#waiting.length - 1;
@@ -35,13 +35,13 @@ export class Mailbox<M> {
     this.#wake();
   }
 
-  /** No more will come; what waits can still be taken. */
+  /** Called when no more messages will come; those that wait can still be consumed. */
   close(): void {
     this.#closed = true;
     this.#wake();
   }
 
-  /** Forgets what waits, too. */
+  /** Closes it and drops the waiting messages. */
   discard(): void {
     this.#waiting = [];
     this.close();
@@ -52,12 +52,12 @@ export class Mailbox<M> {
     return this.#waiting.length;
   }
 
-  /** The oldest one, if any waits. */
+  /** Returns the oldest waiting message, if any. */
   shift(): M | undefined {
     return this.#waiting.shift();
   }
 
-  /** The next message; undefined after the last one. For one taker at a time. */
+  /** Returns the next message; undefined after the last one. For one consumer at a time. */
   async next(): Promise<M | undefined> {
     while (this.#waiting.length === 0) {
       if (this.#closed) return undefined;

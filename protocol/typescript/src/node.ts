@@ -1,8 +1,8 @@
-// A sidecar as a child process of Node.
+// The sidecar as a child process of Node.
 //
-// Owned here: the process. stderr is read always, line by line, so that the sidecar never waits for it; its end is the end of
-// all calls, with its last words in the error. Closing is closing its stdin: it answers what runs, and is gone within 2
-// seconds, or is killed.
+// This module owns the process. stderr is always read, line by line, so the sidecar never waits for it. When the process
+// ends, so do all calls, with the end of its log in the error. To close it, stdin is closed: it answers what runs and exits
+// within 2 seconds, or is killed.
 
 import { type ChildProcess, type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { Client, HostApi } from "./client.js";
@@ -13,11 +13,11 @@ import { type InitializeParams, type InitializeResult, type Manifest, PROTOCOL_V
 export * from "./core.js";
 
 const CLOSE_MS = 2000;
-/** How long what it wrote may still come once it has ended: a process that it left behind may hold its pipes open. */
+/** How long to read on after it has ended: a process that it left behind may hold its pipes open. */
 const LAST_WORDS_MS = 1000;
 const STDERR_KEPT = 8192;
 
-/** As TypeScript types a JSON file that is imported: a text is any string. The sidecar checks it. */
+/** The manifest as TypeScript types an imported JSON file: strings are any string. The sidecar checks it. */
 type Imported<T> = T extends string
   ? string
   : T extends boolean
@@ -27,25 +27,25 @@ type Imported<T> = T extends string
       : T;
 
 export interface SidecarOptions {
-  /** What to run; `["locara-sidecar", "serve"]`. */
+  /** The command to run; by default `["locara-sidecar", "serve"]`. */
   command?: readonly [string, ...string[]] | undefined;
   /** The app's `locara.json`. Without it nothing is granted. */
   manifest?: Manifest | Imported<Manifest> | undefined;
   /** Root name → absolute folder: `{"user-folder": "/home/a/Pictures/App"}`. */
   grants?: Record<string, string> | undefined;
   clientInfo?: { name: string; version: string } | undefined;
-  /** For gated downloads. */
+  /** The token for gated downloads. */
   auth?: { token: string } | undefined;
-  /** The child's environment; this process's own by default. */
+  /** The child's environment; by default this process's own. */
   env?: NodeJS.ProcessEnv | undefined;
   cwd?: string | undefined;
-  /** Gives up the start: for a program that never answers. Once the session is open it means nothing. */
+  /** Abandons the start, for a program that never answers. It has no effect once the session is open. */
   signal?: AbortSignal | undefined;
-  /** The process with which the sidecar ends, where a wrapper stands between the two; this one by default, none if null. */
+  /** The process whose end also ends the sidecar, for a host behind a wrapper; by default this process; none if null. */
   processId?: number | null | undefined;
-  /** Given each line of its log: one JSON object, or a line that is none as text. */
+  /** Called with each line of its log: a JSON object, or as text any other line. */
   onLog?: ((line: unknown) => void) | undefined;
-  /** What the sidecar did against the contract. */
+  /** Called with each violation of the contract by the sidecar. */
   onViolation?: ((violation: ProtocolViolationError) => void) | undefined;
 }
 
@@ -74,9 +74,9 @@ export class Sidecar extends Client {
     this.#connection = connection;
     this.#process = child;
     const log = new Log(options.onLog);
-    child.stdin.on("error", () => {}); // it is gone, which "close" tells
+    child.stdin.on("error", () => {}); // it is gone; "close" reports that
     child.stdout.on("data", (chunk: Buffer) => connection.receive(chunk));
-    child.stdout.on("end", () => void this.close()); // what says nothing any more is of no use
+    child.stdout.on("end", () => void this.close()); // a process that has closed its output is useless
     child.stderr.setEncoding("utf8").on("data", (text: string) => log.take(text));
     this.exited = new Promise((resolve) => {
       const gone = (sentence: string, exit: Exit, cause?: unknown) => {
@@ -89,7 +89,7 @@ export class Sidecar extends Client {
       child.on("error", (error) => {
         if (child.pid === undefined) gone(`${program} cannot be started.`, { status: null, signal: null }, error);
       });
-      child.on("close", ended); // with all that it wrote read
+      child.on("close", ended); // after everything that it wrote was read
       child.on("exit", (status, signal) => setTimeout(() => ended(status, signal), LAST_WORDS_MS).unref());
     });
   }
@@ -97,19 +97,19 @@ export class Sidecar extends Client {
   /**
    * Spawns a sidecar and opens a session with it.
    *
-   * @throws SidecarGoneError if it cannot be started, or ends, or the start is given up; RemoteError if it refuses the
+   * @throws SidecarGoneError if it cannot be started, or ends, or the start is abandoned; RemoteError if it refuses the
    * session.
    */
   static async start(options: SidecarOptions = {}): Promise<Sidecar> {
     if (options.signal?.aborted)
-      throw new SidecarGoneError("The start was given up.", { cause: options.signal.reason });
+      throw new SidecarGoneError("The start was abandoned.", { cause: options.signal.reason });
     const sidecar = new Sidecar(options);
     const { manifest, grants, auth, clientInfo = { name: "@locara/image", version: "0.1.0" } } = options;
     const given = manifest && { ...manifest };
     const params = { protocolVersion: PROTOCOL_VERSION, clientInfo, manifest: given, grants, auth } as InitializeParams;
     if (options.processId !== null) params.processId = options.processId ?? process.pid;
     const giveUp = () => {
-      sidecar.#connection.close(new SidecarGoneError("The start was given up.", { cause: options.signal?.reason }));
+      sidecar.#connection.close(new SidecarGoneError("The start was abandoned.", { cause: options.signal?.reason }));
     };
     options.signal?.addEventListener("abort", giveUp, { once: true });
     try {
@@ -129,7 +129,7 @@ export class Sidecar extends Client {
     return sidecar;
   }
 
-  /** What `initialize` was answered with: versions, capabilities and limits, and what the app was granted. */
+  /** The result of `initialize`: versions, capabilities and limits, and what the app was granted. */
   get session(): InitializeResult {
     if (this.#session === undefined) throw new ClientError("The session is not open.");
     return this.#session;
@@ -139,12 +139,12 @@ export class Sidecar extends Client {
     return this.#process.pid;
   }
 
-  /** How many requests and channels are open: none, when no call is under way. */
+  /** How many requests and channels are open: none if no call is in flight. */
   get open(): { requests: number; channels: number } {
     return this.#connection.open;
   }
 
-  /** Ends the sidecar: closes its stdin and waits; after 2 seconds it is killed. Calls under way are answered or fail. */
+  /** Ends the sidecar: closes its stdin and waits; after 2 seconds it is killed. Calls in flight are answered or fail. */
   async close(): Promise<Exit> {
     this.#process.stdin?.end();
     const timer = setTimeout(() => this.#process.kill("SIGKILL"), CLOSE_MS);
@@ -161,13 +161,13 @@ export class Sidecar extends Client {
 }
 
 /**
- * @throws SidecarGoneError if there is no descriptor left for its pipes: Node makes a child without them then, and tells
- * why a moment later. What else keeps it from starting comes as its "error".
+ * @throws SidecarGoneError if no descriptors are left for its pipes: Node then creates a child without them, and reports why
+ * only a moment later. Any other failure to start arrives as the child's "error".
  */
 function spawned(program: string, flags: string[], { env, cwd }: SidecarOptions): ChildProcessWithoutNullStreams {
   const child: ChildProcess = spawn(program, flags, { stdio: ["pipe", "pipe", "pipe"], env, cwd, windowsHide: true });
   if (child.stdin && child.stdout && child.stderr) return child as ChildProcessWithoutNullStreams;
-  child.on("error", () => {}); // else it would end this process
+  child.on("error", () => {}); // otherwise it would end this process
   throw new SidecarGoneError(`${program} cannot be started: no descriptors are left for its pipes.`);
 }
 

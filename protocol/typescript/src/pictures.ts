@@ -1,10 +1,10 @@
-// Bytes of pictures, as the wire and a page want them.
+// Converts the bytes of pictures for the wire and for web pages.
 
 import type { PreviewImage } from "./schema.js";
 
 type ImageMime = PreviewImage["mimeType"];
 
-/** The bytes in base64. */
+/** Encodes bytes in base64. */
 export function base64(bytes: Uint8Array): string {
   const pieces: string[] = [];
   for (let at = 0; at < bytes.length; at += 0x8000)
@@ -12,14 +12,13 @@ export function base64(bytes: Uint8Array): string {
   return btoa(pieces.join(""));
 }
 
-/** An image for `image`, `images` or `mask` of an edit, from its file's bytes. */
+/** Creates an image for `image`, `images` or `mask` of an edit from its file's bytes. */
 export function inline(bytes: Uint8Array, mimeType: ImageMime): { data: string; mimeType: ImageMime } {
   return { data: base64(bytes), mimeType };
 }
 
-/** A `data:` URL of a preview, or of a result's image that came inline: for the `src` of an `<img>`. */
+/** Returns a `data:` URL of a preview or an inline image of a result, for the `src` of an `<img>`. */
 export function dataUrl(image: { mimeType: string; data?: string }): string {
-  if (image.data === undefined)
-    throw new TypeError("This image did not come inline: ask for output.mode inline or both.");
+  if (image.data === undefined) throw new TypeError("This image is not inline: request output.mode inline or both.");
   return `data:${image.mimeType};base64,${image.data}`;
 }

@@ -356,7 +356,7 @@ export interface GenerateParams {
   };
 }
 /**
- * ``peak_memory_bytes``: the engine process's peak so far as the operating system measures it;
+ * ``peak_memory_bytes``: the engine process's peak so far, as measured by the operating system;
  * ``peak_allocated_bytes``: the peak of its arrays alone, if its allocator tracks it (MLX).
  */
 export interface GenerateResult {
@@ -537,7 +537,7 @@ export interface LoadParams {
   };
 }
 /**
- * A model that is loaded in the engine. ``memoryBytes``: what the engine takes with it.
+ * A model that is loaded in the engine. ``memoryBytes``: what the engine uses with it loaded.
  */
 export interface LoadResult {
   model: string;
@@ -673,7 +673,7 @@ export interface ModelWorkParams {
   };
 }
 /**
- * ``free_bytes``: what may still be written where models are kept, if there is a model and the system tells.
+ * ``free_bytes``: how much space is left for models, if there is a model and the system reports it.
  */
 export interface ModelsListResult {
   models: Model[];
@@ -913,7 +913,7 @@ export interface Manifest {
   build?: unknown;
 }
 
-/** Request methods: what they take, what they answer, what they send to their channel. */
+/** Request methods: their params, their result, and the messages on their channel. */
 export interface Methods {
   /** Open the session: versions, the app's manifest, the host's folder grants. */
   "initialize": { params: InitializeParams; result: InitializeResult; message: never };

@@ -1,6 +1,6 @@
-// The API in a Tauri web view: each call is a command of the plugin, each long call has a Channel of its own.
+// The API in a Tauri web view: each call is a command of the plugin, each long call has its own Channel.
 //
-// Owned here: what the plugin's commands are called and take. README.md says what it has to do for them.
+// This module defines the names and arguments of the plugin's commands. README.md says what the plugin must do for them.
 
 import { Channel, invoke } from "@tauri-apps/api/core";
 import { Client } from "./client.js";
@@ -16,7 +16,7 @@ import type { MethodName, Sent, Transport } from "./transport.js";
 
 export * from "./core.js";
 
-/** How long messages that were sent before an answer may come after it. */
+/** How long to wait for messages that were sent before the answer but arrive after it. */
 const LATE_MS = 2000;
 
 /** The command of a method: `image.generate` → `generate`, `models.list` → `models_list`. */
@@ -28,10 +28,10 @@ export function commandOf(method: string): string {
 }
 
 /**
- * Has a command of the plugin's run.
+ * Runs a command of the plugin.
  *
- * @returns what it answers.
- * @throws ClientError, of the kind that the command rejects with.
+ * @returns its answer.
+ * @throws ClientError of the kind with which the command rejects.
  */
 export async function runCommand(
   command: string,
@@ -46,7 +46,7 @@ export async function runCommand(
   }
 }
 
-/** The error of a kind; some are the plugin's own, about the sidecar rather than from it. */
+/** Creates the error of a kind; some are the plugin's own, about the sidecar rather than from it. */
 function fromCommand(error: WireError): ClientError {
   const { kind, status, signal } = (error.data ?? {}) as { kind?: string; status?: unknown; signal?: unknown };
   if (kind === "ProtocolViolation") return new ProtocolViolationError(error.message);
@@ -57,7 +57,7 @@ function fromCommand(error: WireError): ClientError {
   });
 }
 
-/** What a command of a long call answers: the result, and how many messages it had sent before. */
+/** The answer of a long call's command: the result, and how many messages were sent before it. */
 interface LongAnswer {
   result: unknown;
   messages: number;
@@ -65,7 +65,7 @@ interface LongAnswer {
 
 export class TauriTransport implements Transport {
   readonly #plugin: string | undefined;
-  /** Distinguishes the calls of this page from those of the one before a reload. */
+  /** Distinguishes this page's calls from those made before a reload. */
   readonly #page = `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
   #lastId = 0;
 
@@ -101,7 +101,7 @@ export class TauriTransport implements Transport {
   }
 }
 
-/** The messages of one Channel, counted. An answer does not take their way, so it may overtake them. */
+/** Counts the messages of one Channel. An answer takes another path, so it may overtake them. */
 class Arrivals {
   readonly channel: Channel<unknown>;
   #count = 0;
@@ -117,7 +117,7 @@ class Arrivals {
     };
   }
 
-  /** Waits until so many have come, but not for ever. */
+  /** Waits until that many have arrived, but not forever. */
   async reached(messages: number): Promise<void> {
     if (!(this.#count < messages)) return;
     this.#due = messages;
@@ -130,7 +130,7 @@ class Arrivals {
     });
   }
 
-  /** What comes now is dropped. */
+  /** From now on drops the messages. */
   stop(): void {
     this.channel.onmessage = () => {};
   }

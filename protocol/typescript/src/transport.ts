@@ -1,19 +1,19 @@
-// What a client needs of whatever carries its calls: lines to a process, or commands of a Tauri plugin.
+// What a client needs from the transport that carries its calls: lines to a process, or commands of a Tauri plugin.
 
 import type { Methods } from "./schema.js";
 
 export type MethodName = keyof Methods;
 export type Params<N extends MethodName> = Own<Methods[N]["params"]>;
-/** Each of the forms of an object by itself: `Omit` of them together would be neither. */
+/** `Omit` applied to each form of an object separately: applied to their union it would mix them. */
 type Own<T> = T extends unknown ? Omit<T, "channel" | "_meta"> : never;
 export type Result<N extends MethodName> = Methods[N]["result"];
 export type Message<N extends MethodName> = Methods[N]["message"];
 
 /** A request that has been sent. */
 export interface Sent {
-  /** Settles once, after the last message was given to `onMessage`; rejects with a ClientError. */
+  /** Settles once, after `onMessage` got the last message; rejects with a ClientError. */
   readonly answer: Promise<unknown>;
-  /** Asks for an early end. The answer still comes. */
+  /** Cancels the request. It is still answered. */
   cancel(): void;
 }
 
@@ -21,10 +21,10 @@ export interface Transport {
   /**
    * Sends a request.
    *
-   * @param onMessage is given the messages of a long call, in order; without it the call has none.
+   * @param onMessage called with the messages of a long call, in order; without it the call has none.
    */
   start(method: MethodName, params: object, onMessage?: (message: unknown) => void): Sent;
 
-  /** Has a job's further messages, and the answer of its own call. To cancel it is to cancel the job. */
+  /** Follows a job: its further messages, and the answer of its own call. Cancelling this cancels the job. */
   attach(jobId: string, onMessage: (message: unknown) => void): Sent;
 }

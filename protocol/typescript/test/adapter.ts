@@ -24,7 +24,7 @@ interface Step {
 
 const wait = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
-/** A call, and what its caller has seen of it. */
+/** A call, and what its caller has seen. */
 class Watched {
   readonly seen: unknown[] = [];
   readonly controller = new AbortController();
@@ -44,7 +44,7 @@ class Watched {
       { onMessage, signal: this.controller.signal },
     );
     this.answer = Promise.resolve(call);
-    this.answer.catch(() => {}); // a step asks for it
+    this.answer.catch(() => {}); // a later step reads it
   }
 
   #see(message: unknown): void {

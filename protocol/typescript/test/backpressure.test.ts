@@ -1,4 +1,4 @@
-// Who takes steps slowly: memory is bounded, the last step comes, and nobody else waits.
+// Slow consumers: memory is bounded, the last step arrives, and nobody else waits.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -21,7 +21,7 @@ function flood(sidecar: Scripted, onStep?: (step: DiffusionStep) => unknown) {
   return { call, finish };
 }
 
-test("a slow onStep has one step at a time, in order, the last one before the result, and the rest is merged", async () => {
+test("a slow onStep gets one step at a time, in order, the last one before the result, and the rest are merged", async () => {
   const sidecar = new Scripted();
   const seen: DiffusionStep[] = [];
   const first = gate();
@@ -65,7 +65,7 @@ test("a quick onStep gets every one of them", async () => {
   );
 });
 
-test("a call whose steps nobody takes keeps few of them", async () => {
+test("a call whose steps nobody consumes keeps few of them", async () => {
   const sidecar = new Scripted();
   global.gc?.();
   const before = process.memoryUsage().heapUsed;

@@ -1,4 +1,4 @@
-// The connection against what a sidecar may say, right and wrong; without a process.
+// The connection with valid and invalid output of a sidecar; without a process.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -11,7 +11,7 @@ const generate = (sidecar: Scripted, onStep: (step: object) => unknown = () => {
   return { call, ...sidecar.request("image.generate") };
 };
 
-test("a line may come in any pieces, several at once, with CRLF, and blank ones between", async () => {
+test("lines may arrive in pieces of any size, several at once, with CRLF, and with blank lines between them", async () => {
   const sidecar = new Scripted();
   const pings = [sidecar.client.system.ping(), sidecar.client.system.ping(), sidecar.client.system.ping()];
   const lines =
@@ -21,7 +21,7 @@ test("a line may come in any pieces, several at once, with CRLF, and blank ones 
   assert.deepEqual(sidecar.violations, []);
 });
 
-test("a line that is too long is dropped and told, and the next one is taken", async () => {
+test("a line that is too long is dropped and reported, and the next one is handled", async () => {
   const sidecar = new Scripted(1000);
   const ping = sidecar.client.system.ping();
   for (let part = 0; part < 100; part++) sidecar.raw("x".repeat(100));
@@ -53,7 +53,7 @@ for (const [what, text] of [
   });
 }
 
-test("a hole in the indexes fails the call, once it is answered", async () => {
+test("a gap in the indexes fails the call, once it is answered", async () => {
   const sidecar = new Scripted();
   const seen: object[] = [];
   const { call, id, channel } = generate(sidecar, (step) => seen.push(step));
@@ -63,7 +63,7 @@ test("a hole in the indexes fails the call, once it is answered", async () => {
   assert.deepEqual(sidecar.violations, [`Channel ${channel}: index 2 came where 1 was expected.`]);
 });
 
-test("an end frame that counts wrong, and none at all, fail the call", async () => {
+test("an end frame with a wrong count, or a missing one, fails the call", async () => {
   for (const last of [[end(1, 2)], []]) {
     const sidecar = new Scripted();
     const { call, id, channel } = generate(sidecar);
@@ -108,7 +108,7 @@ test("an answer that is neither a result object nor an error fails the call", as
   }
 });
 
-test("an error is the class of its kind; of its code without one; and of no class for a kind of a later version", async () => {
+test("an error has the class of its kind, or of its code if it has no kind; an unknown kind has no class", async () => {
   const sidecar = new Scripted();
   const told = async (error: object) => {
     const ping = sidecar.client.system.ping();
@@ -125,7 +125,7 @@ test("an error is the class of its kind; of its code without one; and of no clas
   assert.equal(hostile.constructor, RemoteError);
 });
 
-test("when the sidecar is gone, all that is in flight fails, loops too, and so does what comes later", async () => {
+test("when the sidecar is gone, all calls in flight fail, loops included, and so do later ones", async () => {
   const sidecar = new Scripted();
   const ping = failure(sidecar.client.system.ping());
   const { call, channel } = generate(sidecar);
@@ -184,7 +184,7 @@ test("an attach whose job runs fails when the sidecar is gone", async () => {
   assert.ok((await failure(call)) instanceof SidecarGoneError);
 });
 
-test("of a line that never ends no more than the limit is kept", async () => {
+test("no more than the limit is kept of a line that never ends", async () => {
   const sidecar = new Scripted(1024 * 1024);
   global.gc?.();
   const before = process.memoryUsage().arrayBuffers;
@@ -193,12 +193,12 @@ test("of a line that never ends no more than the limit is kept", async () => {
   await until(() => {
     global.gc?.(); // frees buffers some time later
     return process.memoryUsage().arrayBuffers - before < 8e6;
-  }, "52 MB are given back");
+  }, "52 MB are freed");
   sidecar.raw("\n");
   assert.deepEqual(sidecar.violations, ["A line is too long, or not UTF-8."]);
 });
 
-test("each call has an id and a channel of its own", () => {
+test("each call has its own id and channel", () => {
   const sidecar = new Scripted();
   const calls = [1, 2, 3].map(() => generate(sidecar));
   assert.equal(new Set(calls.map(({ id }) => id)).size, 3);

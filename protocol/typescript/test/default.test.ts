@@ -1,11 +1,11 @@
-// The package's own `image` outside a web view, where nobody has said which client it is.
+// The package's own `image` outside a web view, where no client has been set.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Call, ClientError, image, jobs, models } from "@locara/image";
 import { failure } from "./support.js";
 
-test("without a client every call says what is missing, and a loop does not wait for ever", async () => {
+test("without a client every call says what is missing, and a loop does not wait forever", async () => {
   const loop = async () => {
     for await (const _ of image.generate({ prompt: "a" }));
   };
@@ -19,7 +19,7 @@ test("without a client every call says what is missing, and a loop does not wait
   }
 });
 
-test("what sending throws is what the call fails with, in a loop, too", async () => {
+test("an error thrown while sending is the call's error, in a loop, too", async () => {
   const call = new Call<object, object>(() => {
     throw new RangeError("no");
   });

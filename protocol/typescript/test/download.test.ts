@@ -1,4 +1,4 @@
-// Downloads from a hub on loopback: to their end with progress, cancelled and taken up again, gated, denied.
+// Downloads from a hub on loopback: complete, with progress; cancelled and resumed; gated; denied.
 
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
@@ -29,7 +29,7 @@ async function served(): Promise<{ hub: string; catalogue: string; program: Chil
 const { hub, catalogue, program } = await served();
 after(() => program.stdin?.end());
 
-/** A session of an app that declares the hub's models, with an empty cache of its own. */
+/** A session of an app that declares the hub's models, with its own empty cache. */
 async function session(test: Parameters<typeof opened>[0], ...flags: string[]): Promise<Sidecar> {
   const { HF_HUB_OFFLINE: _, HF_TOKEN: __, ...environment } = process.env;
   const home = folder(test, "home");
@@ -41,7 +41,7 @@ async function session(test: Parameters<typeof opened>[0], ...flags: string[]): 
   return sidecar;
 }
 
-test("a model is downloaded to its end, with progress, and is there", async (t) => {
+test("a model is downloaded completely, with progress, and is then installed", async (t) => {
   const sidecar = await session(t, "--allow-downloads");
   assert.equal((await sidecar.models.get("open")).installed, false);
   const seen: DownloadProgress[] = [];
@@ -50,7 +50,7 @@ test("a model is downloaded to its end, with progress, and is there", async (t) 
   const last = seen.at(-1);
   assert.deepEqual([last?.bytes, last?.bytes], [last?.totalBytes, done.bytes]);
   const bytes = seen.filter(({ phase }) => phase === "downloading").map((one) => one.bytes);
-  assert.ok(new Set(bytes).size > 2, `the bytes that were told: ${bytes}`);
+  assert.ok(new Set(bytes).size > 2, `the reported bytes: ${bytes}`);
   assert.deepEqual(
     bytes,
     [...bytes].sort((a, b) => a - b),
@@ -61,10 +61,10 @@ test("a model is downloaded to its end, with progress, and is there", async (t) 
   assert.deepEqual(sidecar.open, { requests: 0, channels: 0 });
 });
 
-test("one that is cancelled in the middle is taken up where it was", async (t) => {
+test("a cancelled download resumes where it stopped", async (t) => {
   const sidecar = await session(t, "--allow-downloads");
   const controller = new AbortController();
-  // the configurations, which come first, are fetched anew after a cancel; they have less than 1 kB
+  // the configurations, which come first, are fetched again after a cancel; they have less than 1 kB
   const onProgress = ({ bytes }: DownloadProgress) => bytes > 10_000 && controller.abort();
   const cancelled = await failure(sidecar.models.download({ model: "open", signal: controller.signal, onProgress }));
   assert.ok(cancelled instanceof RequestCancelled);
@@ -77,7 +77,7 @@ test("one that is cancelled in the middle is taken up where it was", async (t) =
   assert.equal((await sidecar.models.get("open")).installed, true);
 });
 
-test("a gated model is LicenseNotAccepted with the page where to accept; without leave it is CapabilityDenied", async (t) => {
+test("a gated model is LicenseNotAccepted with the page to accept it on; without permission it is CapabilityDenied", async (t) => {
   const allowed = await session(t, "--allow-downloads");
   const gated = await failure(allowed.models.download({ model: "gated" }));
   assert.ok(gated instanceof LicenseNotAccepted);

@@ -31,7 +31,7 @@ test("await gives the result, onStep every step with its preview, the last one w
   assert.deepEqual(sidecar.open, { requests: 0, channels: 0 });
 });
 
-test("iterating gives the same steps; the call can be awaited besides", async () => {
+test("iterating gives the same steps, and the call can also be awaited", async () => {
   const call = sidecar.image.generate({ prompt: PROMPT, options: { steps: 5 } });
   const steps: DiffusionStep[] = [];
   for await (const step of call) steps.push(step);
@@ -41,13 +41,13 @@ test("iterating gives the same steps; the call can be awaited besides", async ()
   assert.throws(() => call[Symbol.asyncIterator](), TypeError);
 });
 
-test("messages have one taker", async () => {
+test("messages have one consumer", async () => {
   const call = sidecar.image.generate({ prompt: PROMPT, onStep: () => {} });
   assert.throws(() => call[Symbol.asyncIterator](), /go to its callback/);
   await call;
 });
 
-test("a signal cancels a running call, which is answered with what was finished", async () => {
+test("a signal cancels a running call, which is answered with the finished images", async () => {
   const controller = new AbortController();
   const call = sidecar.image.generate({
     prompt: "fake:slow=300 a lake",
@@ -80,7 +80,7 @@ test("a signal cancels a call that waits for its turn, and no other", async () =
   assert.equal((await first).images.length, 1);
 });
 
-test("with a signal that was aborted before, nothing is sent", async () => {
+test("with a signal that is already aborted, nothing is sent", async () => {
   const before = await sidecar.jobs.list();
   const error = await failure(sidecar.image.generate({ prompt: PROMPT, signal: AbortSignal.abort() }));
   assert.ok(error instanceof RequestCancelled);
@@ -117,7 +117,7 @@ for (const [how, thrower] of [
   ["throws", () => assert.fail("mine")],
   ["rejects", () => Promise.reject(new Error("mine"))],
 ] as const) {
-  test(`when onStep ${how}, the call is cancelled and rejects with that`, async () => {
+  test(`when onStep ${how}, the call is cancelled and rejects with that error`, async () => {
     const call = sidecar.image.generate({ prompt: "fake:slow=200 a", options: { steps: 100 }, onStep: thrower });
     assert.match(String(await failure(call)), /mine/);
     const [job] = await sidecar.jobs.list();
@@ -138,7 +138,7 @@ test("errors are instances of their kind and name what is wrong", async () => {
   assert.deepEqual(sidecar.open, { requests: 0, channels: 0 });
 });
 
-test("a loop throws what the call fails with", async () => {
+test("a loop throws the call's error", async () => {
   const loop = async () => {
     for await (const _ of sidecar.image.generate({ prompt: "fake:oom a" }));
   };

@@ -1,5 +1,5 @@
-// The OpenRPC document, judged by what others wrote: OpenRPC's own meta-schema, and @open-rpc/test-coverage, which sends the
-// document's examples and what a faker makes of its schemas to the real daemon.
+// The OpenRPC document, checked by third-party tools: OpenRPC's own meta-schema, and @open-rpc/test-coverage, which sends the
+// document's examples, and data that a faker generates from its schemas, to the real daemon.
 
 import assert from "node:assert/strict";
 import { copyFileSync, readFileSync } from "node:fs";
@@ -9,7 +9,7 @@ import { test } from "node:test";
 import { Connection, type MethodName, type RemoteError } from "@locara/image/core";
 import { opened, PROMPT, REPOSITORY } from "./support.js";
 
-// CommonJS, some of it with a default in a default
+// CommonJS modules, some with a default inside the default
 const require = createRequire(import.meta.url);
 const { openrpcDocument: META } = require("@open-rpc/meta-schema");
 const { default: JSON_SCHEMA } = require("@json-schema-tools/meta-schema");
@@ -31,7 +31,7 @@ interface Document {
 }
 const document = (): Document => JSON.parse(readFileSync(join(REPOSITORY, "protocol/schema/v1/openrpc.json"), "utf8"));
 
-/** A schema whose references to JSON Schema's meta-schema, which is told by address, lead to the one that is here. */
+/** Replaces a schema's references to JSON Schema's meta-schema, which are URLs, by the local copy. */
 const here = (schema: object) => ({
   ...JSON.parse(
     JSON.stringify(schema).replaceAll(/https:\/\/meta\.json-schema\.tools\/?/g, "https://json-schema.example/meta"),
@@ -39,7 +39,7 @@ const here = (schema: object) => ({
   $schema: "http://json-schema.org/draft-07/schema#",
 });
 
-test("the document is valid by OpenRPC's own meta-schema, which would refuse a wrong one", () => {
+test("the document is valid by OpenRPC's own meta-schema, which rejects an invalid one", () => {
   const ajv = new Ajv({ strict: false, allErrors: true, validateFormats: false });
   ajv.addSchema(here(JSON_SCHEMA));
   const valid = ajv.compile(here(META));
@@ -62,10 +62,10 @@ interface Judged {
   requestError?: unknown;
 }
 
-test("@open-rpc/test-coverage finds the real daemon as the document says", { timeout: 120_000 }, async (t) => {
-  // jobs.attach names a channel of which this client knows nothing
+test("@open-rpc/test-coverage finds that the real daemon matches the document", { timeout: 120_000 }, async (t) => {
+  // jobs.attach names a channel that this client does not know
   const { sidecar, pictures } = await opened(t, { onViolation: () => {} });
-  const folder = "/Users/a/Pictures"; // in the examples, for the one that the host grants
+  const folder = "/Users/a/Pictures"; // the examples' name for the folder that the host grants
   const moved = (value: unknown, from: string, to: string) => JSON.parse(JSON.stringify(value).replaceAll(from, to));
   const connection = sidecar.transport();
   assert.ok(connection instanceof Connection);
@@ -93,7 +93,7 @@ test("@open-rpc/test-coverage finds the real daemon as the document says", { tim
   const failed = (calls: Judged[]) =>
     calls.filter(({ valid }) => valid !== true).map((call) => `${call.title}: ${call.reason ?? call.requestError}`);
 
-  // the session is open, so that of the examples `initialize` is refused; this is job-1 of the others
+  // the session is open already, so the `initialize` example is refused; this job is job-1 of the other examples
   const { images } = await sidecar.image.generate({
     prompt: PROMPT,
     options: { model: "pocket", output: { path: "red.png" } },
@@ -130,7 +130,7 @@ test("@open-rpc/test-coverage finds the real daemon as the document says", { tim
   assert.equal(
     failed(await judge(new FakerRule({ numCalls: 1 }), ["models.list"], wrong)).length,
     1,
-    "it can find fault",
+    "it can find a fault",
   );
   assert.deepEqual(failed(await judge(new ExamplesRule(), ["shutdown"])), []);
 });

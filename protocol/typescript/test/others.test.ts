@@ -1,4 +1,4 @@
-// Clients of others, unmodified: vscode-jsonrpc, for which the test writes a reader and a writer of lines, and json-rpc-2.0.
+// Third-party clients, unmodified: vscode-jsonrpc, with a line reader and writer written here, and json-rpc-2.0.
 
 import assert from "node:assert/strict";
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
@@ -27,7 +27,7 @@ interface Frame {
   end?: boolean;
 }
 
-/** A daemon with plain pipes, and what a session is opened with. */
+/** A daemon with plain pipes, and the params that open a session. */
 function daemon(t: TestContext) {
   const [program, ...flags] = command();
   const child = spawn(program, flags, {
@@ -72,7 +72,7 @@ class LineWriter extends AbstractMessageWriter implements MessageWriter {
   }
 }
 
-/** What the channel of a call has had: all indexes in order, then the end. */
+/** The messages on a call's channel: all indexes in order, then the end. */
 function judge(frames: Frame[], steps: number) {
   assert.deepEqual(
     frames.map(({ index }) => index),

@@ -18,20 +18,20 @@ await using sidecar = await Sidecar.start({
   manifest: JSON.parse(manifest),
   grants: { "user-folder": pictures },
 });
-// @ts-expect-error a member that there is not
+// @ts-expect-error a member that does not exist
 const misspeltManifest = () => Sidecar.start({ manifest: { schema: "locara/v1", name: "a", publisher: "b", version: "1", modalitys: [] } });
 setClient(sidecar);
 let steps = 0;
 const result = await image.generate({ prompt: "a lake", options: { model: "pocket", steps: 3 }, onStep: (step) => { steps = step.step; } });
 const path: string | undefined = result.images[0]?.path;
-// @ts-expect-error an option that there is not
+// @ts-expect-error an option that does not exist
 const misspelt = image.generate({ prompt: "a lake", options: { stepz: 3 } });
 const reason = await misspelt.catch((error: Error) => error.name);
 const denied = await image.generate({ prompt: "a lake", options: { model: "sd3.5-medium" } }).catch((error: unknown) => error instanceof CapabilityDenied);
 console.log(JSON.stringify({ path, steps, reason, denied }));
 `;
 
-/** What the page's snippets take as given. */
+/** The declarations that the page's snippets assume. */
 const AROUND = `
 import type { DiffusionStep, PreviewImage } from "@locara/image";
 import manifest from "./locara.json" with { type: "json" };

@@ -1,4 +1,4 @@
-// The embedded model on the torch engine: a picture that is one.
+// The embedded model on the torch engine: a real picture.
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -8,7 +8,7 @@ import type { DiffusionStep } from "@locara/image/node";
 import { RequestCancelled } from "@locara/image/node";
 import { failure, opened, stepsOf } from "./support.js";
 
-test("pocket draws with previews, the same seed the same file, and stops when told", {
+test("pocket draws with previews, makes the same file from the same seed, and stops when cancelled", {
   timeout: 180_000,
 }, async (t) => {
   const { sidecar } = await opened(t, { engine: "torch" });

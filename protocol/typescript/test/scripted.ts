@@ -1,4 +1,4 @@
-// A sidecar that says what a test has it say: lines in memory.
+// A sidecar that sends what a test scripts: lines in memory.
 
 import type { ProtocolViolationError } from "@locara/image/core";
 import { Client, Connection } from "@locara/image/core";

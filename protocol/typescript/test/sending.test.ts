@@ -1,4 +1,4 @@
-// What cannot be sent fails the call that it is about, at once, and no other; a host's own callbacks break nothing.
+// What cannot be sent fails its own call at once, and no other; errors in a host's callbacks break nothing.
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
@@ -14,33 +14,33 @@ const opened = (sidecar: Scripted, maxLineBytes: number) => {
   return answer;
 };
 
-test("half a character is sent as U+FFFD: the sidecar refuses a line that has one without its id", () => {
+test("a lone surrogate is sent as U+FFFD: the sidecar refuses a line that contains one, without its id", () => {
   const sidecar = new Scripted();
   void sidecar.client.image.generate({ prompt: "a \ud83d, \\ud83d, 😀 and \u2028" });
   assert.equal(sidecar.request("image.generate").params["prompt"], "a \ufffd, \\ud83d, 😀 and \u2028");
 });
 
-test("a line that is longer than the sidecar takes is not sent, and its call fails", async () => {
+test("a line that is longer than the sidecar accepts is not sent, and its call fails", async () => {
   const sidecar = new Scripted();
   await opened(sidecar, 1000);
   for (const prompt of ["x".repeat(1000), "é".repeat(480)]) {
     const before = sidecar.written.length;
     const error = await failure(sidecar.client.image.generate({ prompt, onStep() {} }));
     assert.ok(error instanceof ClientError);
-    assert.match(error.message, /image.generate cannot be sent: its line takes [0-9]+ bytes, the sidecar takes 1000/);
+    assert.match(error.message, /image.generate cannot be sent: its line has [0-9]+ bytes, the sidecar accepts 1000/);
     assert.equal(sidecar.written.length, before);
   }
   void sidecar.client.image.generate({ prompt: "é".repeat(400) });
   assert.equal(sidecar.request("image.generate").params["prompt"], "é".repeat(400));
 });
 
-test("before the sidecar has told its limit it is the contract's 16 MiB", async () => {
+test("until the sidecar has reported its limit, the contract's 16 MiB apply", async () => {
   const sidecar = new Scripted();
   const error = await failure(sidecar.client.image.generate({ prompt: "x".repeat(16 * 1024 * 1024) }));
-  assert.match((error as Error).message, /the sidecar takes 16777216/);
+  assert.match((error as Error).message, /the sidecar accepts 16777216/);
 });
 
-test("what is nested deeper than the sidecar takes is not sent, and its call fails", async () => {
+test("a message that is nested deeper than the sidecar accepts is not sent, and its call fails", async () => {
   const sidecar = new Scripted();
   const nested = (levels: number): unknown => (levels === 0 ? '[{"\\\\' : [{ a: nested(levels - 1) }]);
   const ask = (levels: number) =>
@@ -54,7 +54,7 @@ test("what is nested deeper than the sidecar takes is not sent, and its call fai
   assert.equal(sidecar.written.length, before);
 });
 
-test("params that JSON cannot hold fail their call, and the others go on", async () => {
+test("params that JSON cannot express fail their call, and the others go on", async () => {
   const sidecar = new Scripted();
   const ping = sidecar.client.system.ping();
   const circular: Record<string, unknown> = {};
@@ -71,7 +71,7 @@ test("params that JSON cannot hold fail their call, and the others go on", async
   assert.deepEqual(sidecar.connection.open, { requests: 0, channels: 0 });
 });
 
-test("a callback that throws loses no line of others", async () => {
+test("a callback that throws loses no lines of other calls", async () => {
   const sidecar = new Scripted();
   const thrown: unknown[] = [];
   const take = (error: unknown) => thrown.push(error);
@@ -100,10 +100,10 @@ test("the parameters of a result can be read, and sent again", () => {
   assert.deepEqual(again(drawn), { prompt: "a", options: { seed: 7 } });
 });
 
-test("a start can be given up, before it begins and while nothing is answered", async () => {
+test("a start can be abandoned, before it begins and while nothing is answered", async () => {
   const command = [process.execPath, "-e", "process.stdin.resume()"] as const;
   const aborted = (await failure(Sidecar.start({ command, signal: AbortSignal.abort() }))) as SidecarGoneError;
-  assert.match(aborted.message, /given up/);
+  assert.match(aborted.message, /abandoned/);
   const controller = new AbortController();
   const starting = Sidecar.start({ command, signal: controller.signal });
   controller.abort(new Error("enough"));
@@ -112,7 +112,7 @@ test("a start can be given up, before it begins and while nothing is answered", 
   assert.equal((error.cause as Error).message, "enough");
 });
 
-test("a process without descriptors left is told so, and goes on", { skip: process.platform === "win32" }, () => {
+test("a process without free descriptors gets an error, and goes on", { skip: process.platform === "win32" }, () => {
   const host = `
     const { Sidecar } = await import("@locara/image/node");
     const { openSync } = await import("node:fs");

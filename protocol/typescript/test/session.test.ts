@@ -19,7 +19,7 @@ const linux = { skip: existsSync("/proc/self/status") ? false : "needs /proc" };
 
 const { sidecar } = await opened({ after });
 
-test("models: list, get, load with progress, verify, unload; what the host does not allow is denied", async () => {
+test("models: list, get, load with progress, verify, unload; without the host's permission a call is denied", async () => {
   const [pocket] = await sidecar.models.list();
   assert.equal(pocket?.id, "pocket");
   assert.equal((await sidecar.models.get("pocket")).displayName, pocket.displayName);
@@ -47,7 +47,7 @@ test("loading a model can be cancelled", async (t) => {
   );
 });
 
-test("a job is found again, followed to its end and answered as its own call was", async () => {
+test("a job is found again, followed to its end, and gets the same answer as its own call", async () => {
   const running = gate();
   const own: DiffusionStep[] = [];
   const call = sidecar.image.generate({
@@ -76,7 +76,7 @@ test("a job is found again, followed to its end and answered as its own call was
   assert.deepEqual(sidecar.open, { requests: 0, channels: 0 });
 });
 
-test("cancelling what was attached cancels the job; by its id, too", async () => {
+test("cancelling an attached call cancels the job, and so does cancelling by id", async () => {
   for (const cancel of ["signal", "id"]) {
     const own = failure(sidecar.image.generate({ prompt: "fake:slow=100 a", options: { steps: 200 } }));
     const [job] = (await sidecar.jobs.list()).filter(({ state }) => state !== "cancelled");
@@ -89,7 +89,7 @@ test("cancelling what was attached cancels the job; by its id, too", async () =>
   }
 });
 
-test("the record tells what was allowed and denied; the session tells what was granted", async () => {
+test("the record shows what was allowed and denied; the session shows what was granted", async () => {
   await sidecar.image.generate({ prompt: PROMPT });
   await failure(sidecar.image.generate({ prompt: PROMPT, options: { model: "sd3.5-medium" } }));
   const entries = await sidecar.audit.capabilityLog();
@@ -132,7 +132,7 @@ test("a daemon that is killed fails its calls, with the end of its log", async (
   assert.deepEqual(await sidecar.exited, { status: null, signal: "SIGKILL" });
 });
 
-test("one that does not end when its stdin does is killed after two seconds", async () => {
+test("a sidecar that does not end when its stdin does is killed after two seconds", async () => {
   const answer = '{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":1}}';
   const script = `process.stdin.once("data", () => console.log('${answer}')).resume(); process.on("SIGTERM", () => {}); setInterval(() => {}, 1000);`;
   const sidecar = await Sidecar.start({ command: [process.execPath, "-e", script] });
@@ -141,7 +141,7 @@ test("one that does not end when its stdin does is killed after two seconds", as
   assert.ok(Date.now() - began >= 1900);
 });
 
-test("one whose own child keeps its pipes open is gone when it has ended", { timeout: 20_000 }, async () => {
+test("a sidecar whose child keeps its pipes open is gone once it has ended", { timeout: 20_000 }, async () => {
   const script = `require("node:child_process").spawn(process.execPath, ["-e", "setTimeout(() => {}, 15000)"], { stdio: "inherit" }); process.stdout.write("{}\\n"); setTimeout(() => process.exit(3), 200);`;
   const began = Date.now();
   const error = (await failure(Sidecar.start({ command: [process.execPath, "-e", script] }))) as SidecarGoneError;
@@ -150,7 +150,7 @@ test("one whose own child keeps its pipes open is gone when it has ended", { tim
   assert.ok(Date.now() - began < 12_000);
 });
 
-test("one that cannot be started, or ends at once, says why", async () => {
+test("a sidecar that cannot be started, or ends at once, says why", async () => {
   const missing = (await failure(Sidecar.start({ command: ["/nowhere/locara-sidecar"] }))) as SidecarGoneError;
   assert.ok(missing instanceof SidecarGoneError);
   assert.equal((missing.cause as NodeJS.ErrnoException).code, "ENOENT");
@@ -167,7 +167,7 @@ test("a session that is refused rejects with the error, and the process is gone"
   assert.equal(error.kind, "InvalidParams");
 });
 
-test("stderr is read always, and each line of the log is given", async (t) => {
+test("stderr is always read, and each line of the log is passed on", async (t) => {
   const lines: unknown[] = [];
   const { sidecar } = await opened(t, {
     command: command("fake", "--log-level", "debug"),

@@ -1,4 +1,4 @@
-// What the tests share: the real daemon, in a folder of its own.
+// Shared by the tests: the real daemon, in its own folder.
 
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -10,7 +10,7 @@ import { Sidecar, type SidecarOptions } from "@locara/image/node";
 /** The package's folder. */
 export const HERE = fileURLToPath(new URL("..", import.meta.url));
 export const REPOSITORY = join(HERE, "../..");
-/** The daemon's program; make says which one. */
+/** The daemon's program, set by make. */
 export const PROGRAM = process.env["LOCARA_SIDECAR"] ?? join(REPOSITORY, ".venv/bin/locara-sidecar");
 export const PROMPT = "a red circle on a blue background";
 
@@ -23,10 +23,10 @@ export const MANIFEST: Manifest = {
   capabilities: { models: ["pocket"], fs: { "user-folder": "read-write", "user-selected": "read-write" } },
 };
 
-/** Whose end is to be heard of: a test, or all of a file. */
+/** Something with an end to clean up after: a test, or a whole file. */
 type Ending = { after: (done: () => void | Promise<void>) => void };
 
-/** A folder that goes with the test. */
+/** A folder that is removed after the test. */
 export function folder(test: Ending, name = "pictures"): string {
   const made = mkdtempSync(join(tmpdir(), "locara-"));
   test.after(() => rmSync(made, { recursive: true, force: true }));
@@ -45,7 +45,7 @@ export interface Opened {
   violations: ProtocolViolationError[];
 }
 
-/** A session with the real daemon, which ends with the test and must not have broken the contract. */
+/** A session with the real daemon. It ends with the test and must not have broken the contract. */
 export async function opened(test: Ending, options: SidecarOptions & { engine?: string } = {}): Promise<Opened> {
   const pictures = folder(test);
   const violations: ProtocolViolationError[] = [];
@@ -63,7 +63,7 @@ export async function opened(test: Ending, options: SidecarOptions & { engine?: 
   return { sidecar, pictures, violations };
 }
 
-/** What a call fails with. */
+/** Returns a call's error. */
 export async function failure(call: PromiseLike<unknown>): Promise<unknown> {
   try {
     await call;
@@ -73,7 +73,7 @@ export async function failure(call: PromiseLike<unknown>): Promise<unknown> {
   throw new Error("The call succeeded.");
 }
 
-/** Waits until something holds, which is looked at again and again. */
+/** Waits until a condition holds, by polling. */
 export async function until(holds: () => boolean | Promise<boolean>, what: string): Promise<void> {
   const end = Date.now() + 20_000;
   while (!(await holds())) {
@@ -82,7 +82,7 @@ export async function until(holds: () => boolean | Promise<boolean>, what: strin
   }
 }
 
-/** A promise that someone else settles. */
+/** A promise that somebody else settles. */
 export function gate(): { opened: Promise<void>; open: () => void } {
   let open = () => {};
   const opened = new Promise<void>((resolve) => {
@@ -91,7 +91,7 @@ export function gate(): { opened: Promise<void>; open: () => void } {
   return { opened, open };
 }
 
-/** The finished denoising steps that messages tell of. */
+/** The finished denoising steps that messages report. */
 export function stepsOf(messages: DiffusionStep[]): number[] {
   return messages.filter(({ phase, step }) => phase === "denoising" && step > 0).map(({ step }) => step);
 }

@@ -1,5 +1,5 @@
-// The Tauri layer with the `invoke` and the `Channel` of @tauri-apps/api, its own mock of the web view's side, and a bridge to
-// the real daemon in place of the plugin, which does with channels what Tauri's Rust side does.
+// The Tauri layer with the `invoke` and `Channel` of @tauri-apps/api, that package's own mock of the web view, and in place of
+// the plugin a bridge to the real daemon, which handles channels as Tauri's Rust side does.
 
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
@@ -35,7 +35,7 @@ interface Payload {
   channel: Channel<unknown>;
 }
 
-/** What the plugin does; `deliver` is the way of the frames to the web view. */
+/** Acts as the plugin; `deliver` carries the frames to the web view. */
 function plugin({ sidecar }: Opened, deliver: (send: () => void) => void = (send) => send()) {
   const running = new Map<string, Sent>();
   const methods: Record<string, string> = {
@@ -55,7 +55,7 @@ function plugin({ sidecar }: Opened, deliver: (send: () => void) => void = (send
     const transport = sidecar.transport();
     let messages = 0;
     const callback = Number(channel?.replace("__CHANNEL__:", ""));
-    const page = internals(); // a page that is gone takes nothing any more
+    const page = internals(); // a page that is gone receives nothing
     const send = (frame: Frame) => deliver(() => page.runCallback(callback, frame));
     const forward = channel && ((message: unknown) => send({ index: messages++, message }));
     const call =
@@ -76,7 +76,7 @@ function plugin({ sidecar }: Opened, deliver: (send: () => void) => void = (send
   });
 }
 
-/** A web view that was loaded anew: nothing of the old page is left. */
+/** Simulates a reload: nothing of the old page is left. */
 function reload(...given: Parameters<typeof plugin>) {
   Object.assign(globalThis, { __TAURI_INTERNALS__: {} });
   plugin(...given);
@@ -85,13 +85,13 @@ function reload(...given: Parameters<typeof plugin>) {
 
 beforeEach(() => Object.assign(globalThis, { __TAURI_INTERNALS__: {} }));
 
-test("a method has the command that the page says", () => {
+test("each method has the command that README.md names", () => {
   const methods = ["image.generate", "image.cancel", "models.list", "jobs.result", "audit.capabilityLog"];
   const commands = ["generate", "cancel", "models_list", "jobs_result", "audit_capability_log"];
   assert.deepEqual(methods.map(commandOf), commands);
 });
 
-test("steps come in order and whole, and no callback is left", async (t) => {
+test("steps arrive in order and complete, and no callback is left", async (t) => {
   const { image } = reload(await opened(t));
   const steps: DiffusionStep[] = [];
   const result = await image.generate({ prompt: PROMPT, options: { steps: 6 }, onStep: (step) => steps.push(step) });
@@ -125,7 +125,7 @@ test("frames that arrive shuffled, and after the answer, are delivered in order 
   await until(() => internals().callbacks.size === 0, "the channel is closed");
 });
 
-test("a lost frame holds up nobody for ever", async (t) => {
+test("a lost frame blocks nobody forever", async (t) => {
   let count = 0;
   const { image } = reload(await opened(t), (send) => count++ !== 1 && send());
   const steps: DiffusionStep[] = [];
@@ -133,7 +133,7 @@ test("a lost frame holds up nobody for ever", async (t) => {
   assert.equal(steps.length, 1);
 });
 
-test("a signal cancels, errors are of their kind, a refused command is one, and no callback is left", async (t) => {
+test("a signal cancels, errors have their kind, a refused command is an error, and no callback is left", async (t) => {
   const { image, models, audit } = reload(await opened(t));
   const controller = new AbortController();
   const onStep = ({ step }: DiffusionStep) => step === 1 && controller.abort();
@@ -160,7 +160,7 @@ test("a signal cancels, errors are of their kind, a refused command is one, and 
   assert.match(refused.message, /not allowed by ACL/);
 });
 
-test("what the plugin says about the sidecar is not taken for the sidecar's own error", async () => {
+test("the plugin's errors about the sidecar are not mistaken for the sidecar's own", async () => {
   const rejections = [
     {
       code: -32000,
@@ -187,7 +187,7 @@ test("what the plugin says about the sidecar is not taken for the sidecar's own 
   );
 });
 
-test("after a reload in mid-job the new page finds the job with its preview, follows it and has its result", async (t) => {
+test("after a reload during a job, the new page finds the job with its preview, follows it and gets its result", async (t) => {
   const session = await opened(t);
   const before = reload(session);
   const running = gate();
@@ -228,7 +228,7 @@ test("after a reload a job can be cancelled, by a signal or by its id", async (t
   }
 });
 
-test("the package's own image and errors work in the web view without being set up", async (t) => {
+test("the package's own image and errors work in the web view without setup", async (t) => {
   reload(await opened(t));
   const sdk = await import("@locara/image");
   const result = await sdk.image.generate({ prompt: PROMPT });

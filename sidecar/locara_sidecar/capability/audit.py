@@ -23,8 +23,8 @@ _MAX_RESOURCE = 256
 class AuditLog:
     """The latest ``capacity`` decisions; thread-safe.
 
-    Above that, the kind (allowed, denied) that there is more of loses its oldest: who floods the record with calls that
-    are allowed leaves half of it to what was denied, and the other way round.
+    Above that, the kind (allowed or denied) with more entries loses its oldest one: a flood of allowed calls leaves
+    half of the record to denials, and the other way round.
     """
 
     def __init__(self, capacity: int = MAX_AUDIT_ENTRIES) -> None:

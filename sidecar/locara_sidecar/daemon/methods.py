@@ -118,7 +118,7 @@ class Methods:
         images = ImageCalls(shared, self._runner, picked)
         engine_calls = EngineCalls(shared, self._jobs, self._runner)
         models = OffLoopHandler(self._look_at_models, self._model_call)
-        about_all = OffLoopHandler(self._load_model_calls, self._model_call, keeps=True)  # look when it is their turn
+        about_all = OffLoopHandler(self._load_model_calls, self._model_call, keeps=True)  # each looks at its turn
         self.handlers: dict[str, Handler] = {
             "initialize": OffLoopHandler(self._look_before_opening, self._initialize, about=True),
             "ping": self._ping,
@@ -219,8 +219,8 @@ class Methods:
             call.succeed(m.Empty())
 
     def shut_down(self) -> None:
-        """Answer a pending ``shutdown`` because the process is ending, as when ``exit`` follows right behind it: ending
-        is what it asked for.
+        """Answer a pending ``shutdown`` because the process is ending anyway, for example because ``exit`` followed at
+        once.
         """
         if self._shutting_down is not None and not self._shutting_down.answered:
             self._shutting_down.succeed(m.Empty())
@@ -240,7 +240,7 @@ class Methods:
         get_ready_to_prepare()
 
     def _load_model_calls(self) -> type[ModelCalls]:
-        from locara_sidecar.daemon.model_methods.model_calls import ModelCalls  # most sessions never ask
+        from locara_sidecar.daemon.model_methods.model_calls import ModelCalls  # most sessions never ask for it
 
         self.decisions.get_ready()
         return ModelCalls
@@ -250,7 +250,7 @@ class Methods:
         return self._load_model_calls()
 
     def _load_picked(self) -> None:
-        importlib.import_module("locara_sidecar.capability.handed")  # and picked, which loads ctypes
+        importlib.import_module("locara_sidecar.capability.handed")  # and picked.py, which loads ctypes
         importlib.import_module("locara_sidecar.capability.descriptors")
         self.decisions.get_ready()
 

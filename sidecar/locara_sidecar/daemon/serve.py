@@ -109,7 +109,7 @@ class Daemon:
         self._early: list[tuple[Any, ...]] = []
         self._ending = Ending(lambda name: self.stop(0, name), self._hard_end, _HARD_END_SECONDS)
         kept_modules.wait_until_kept()
-        self._ending.start()  # before anything is read: what was accepted is answered, whatever tells us to end
+        self._ending.start()  # before anything is read: accepted calls are answered, whatever ends the process
         hostwatch.watch_parent(parent, lambda: self.stop(0, "the parent process is gone"))
         self._reader.start()
         name = engine_choice.choose_engine(settings.engine)
@@ -171,7 +171,7 @@ class Daemon:
             for step in self._when_failed:
                 try:
                     step()
-                except Exception:  # noqa: BLE001 -- to tell of it takes memory, too
+                except Exception:  # noqa: BLE001 -- reporting it takes memory, too
                     continue
         return self._status
 
@@ -223,7 +223,7 @@ class Daemon:
             _attempt(step)
 
     def _last_steps(self, fail_all: Callable[[], object]) -> tuple[Callable[[], object], ...]:
-        """Return the steps for when nothing more can be waited for; repeating them is quick.
+        """Return the steps of the end, once nothing can be waited for any more; repeating them is quick.
 
         :param fail_all: answers the calls that are still open.
         """
@@ -279,7 +279,8 @@ class Daemon:
         self._call_soon(self._drain)
 
     def _left(self) -> None:
-        """Handle, in the reading thread, that stdin was closed but not read to its end because answers wait to be read.
+        """Handle, in the reading thread, a stdin that was closed but not read to its end because answers wait to be
+        read.
 
         A host that still reads them gets the answers to all its requests. One that does not is gone.
         """

@@ -46,7 +46,7 @@ class Session:
         :raises RpcError: InvalidRequest the second time, UnsupportedProtocolVersion, InvalidParams.
         """
         if self.state != "new":
-            raise RpcError("InvalidRequest", "The session is initialised already.")
+            raise RpcError("InvalidRequest", "The session is initialized already.")
         if params.protocol_version < PROTOCOL_VERSION:
             raise RpcError(
                 "UnsupportedProtocolVersion",

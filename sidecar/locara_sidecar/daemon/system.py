@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 _WILL_BE_TRIED = {"linux": "landlock+namespace+seccomp", "darwin": "seatbelt"}
-"""By platform, as an engine names the means of its confinement where there are all."""
+"""By platform: how an engine names the means of its confinement if all of them are available."""
 
 
 class EngineFacts(NamedTuple):
@@ -85,7 +85,7 @@ def cache_root(asked: str | None) -> Path:
     """Return ``--cache-dir``, else ``LOCARA_CACHE_DIR``, else ``Locara`` in the platform's cache folder.
 
     :raises FileNotFoundError: for a relative path if the working directory was deleted.
-    :raises OSError: EILSEQ for a name that is not UTF-8: neither an answer nor a line to the engine can hold it.
+    :raises OSError: EILSEQ for a name that is not UTF-8: neither an answer nor a line to the engine can contain it.
     """
     root = _cache_root(asked)
     if (told := shown(str(root))) != str(root):
@@ -103,7 +103,7 @@ def _cache_root(asked: str | None) -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", _home() / "AppData" / "Local")) / "Locara" / "Cache"
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (cache if cache.is_absolute() else _home() / ".cache") / "Locara"  # relative ones have to be ignored
+    return (cache if cache.is_absolute() else _home() / ".cache") / "Locara"  # relative ones must be ignored
 
 
 def _home() -> Path:
@@ -131,7 +131,7 @@ def sandbox(engine: EngineFacts) -> SandboxInfo:
     reason = "Unknown until the engine starts: it then confines itself and tries what is forbidden."
     if kind in {"app-sandbox", "inherited"}:
         reason = (
-            "This daemon was started inside a sandbox, which the engine inherits; it can have no narrower one."
+            "This daemon was started inside a sandbox, which the engine inherits; it cannot enter a narrower one."
             " What it covers is unknown until the engine has started and tested it."
         )
     if kind == "none":

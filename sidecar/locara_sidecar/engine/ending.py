@@ -31,7 +31,8 @@ def die_with_parent(parent: int = 0) -> None:
 
 def guard_group() -> None:
     """Start a process that waits for the end of this one or of its parent, however they end, and then kills what is
-    left of its group. (Its parent's, too: a program that a thread of this one becomes has no death signal any more.)
+    left of its group. (Also its parent's end: a program that a thread of this process becomes has lost the death
+    signal.)
 
     Call this before entering the sandbox, from the only thread of a process group leader. For any other process, and
     where pidfds are not supported (before Linux 5.3), it does nothing. Confined code cannot reach the guard, which
@@ -42,11 +43,11 @@ def guard_group() -> None:
         return
     parent = os.getppid()
     try:
-        # not a parent-death signal: under Landlock a confined process can send no signal to others, not even by dying
+        # not a parent-death signal: under Landlock a confined process cannot signal others, not even by dying
         watched = [os.pidfd_open(leader), os.pidfd_open(parent)]
     except OSError:
         return
-    if os.getppid() != parent:  # it has ended, and its number may be another's
+    if os.getppid() != parent:  # it has ended, and its id may now belong to another process
         os._exit(0)
     if os.fork():
         for fd in watched:

@@ -24,7 +24,11 @@ from locara_sidecar import __version__
 if TYPE_CHECKING:
     from locara_sidecar.ipc.frames import EncodeSpec
 
-_WRITERS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin)  # else the first save imports all of Pillow's plugins
+_WRITERS = (
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)  # or the first save imports all of Pillow's plugins
 _SOFTWARE = f"Locara {__version__}"
 _KEYWORD = "locara:parameters"
 _MAX_PLAIN = 48 * 1024  # bytes of XML-escaped JSON in an XMP packet

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _AUTO_MODES = ("linear", "tiny")  # what "auto" tries, cheapest first
 _WARNING = 3000
-"""Characters of a warning, which may repeat a prompt; the daemon takes an engine that says more for a broken one."""
+"""Characters of a warning, which may repeat a prompt; the daemon ends an engine that sends more."""
 LOADING_EVERY = 0.1
 """Minimum number of seconds between two frames of the same phase."""
 

@@ -62,7 +62,7 @@ def run_prepare(
 
 
 def _emitter(job: str, send: Send, clock: Callable[[], float]) -> Emit:
-    """Return a callback that sends phases as frames, with intermediate ones rate-limited."""
+    """Return a callback that sends phases as frames; intermediate ones are rate-limited."""
     told: float | None = None
 
     def emit(event: RuntimeEvent) -> None:

@@ -178,7 +178,7 @@ class Worker:
             self._refuse(error.message, error)
         except ImportError as error:
             self._refuse(_why_not_imported(error, start.engine), error)
-        except Exception as error:  # noqa: BLE001  told to the daemon, which tells the host
+        except Exception as error:  # noqa: BLE001  reported to the daemon, which reports it to the host
             self._refuse(f"it failed to start ({type(error).__name__})", error)
 
     def _refuse(self, reason: str, error: BaseException | None = None) -> NoReturn:
@@ -223,9 +223,10 @@ class _LogHandler(logging.Handler):
 
 
 def _why_not_imported(error: ImportError, engine: str) -> str:
-    """Say what an engine lacks: a package, or what an installed package needs from the system (memory, a library).
+    """Say what an engine lacks: a package, or something that an installed package needs from the system (memory, a
+    library).
 
-    A module of Python itself or of ours is in no package that could be installed for this engine.
+    Modules of Python itself, and ours, are in no package that could be installed for this engine.
     """
     name = error.name or "a package"
     whole = name.partition(".")[0]

@@ -22,7 +22,7 @@ ENGINE_KINDS = frozenset(
 """The kinds of error that an engine may report; all others are raised by the daemon only."""
 
 _TEXT = 4000  # characters of a text
-_SAID = 1000  # characters of one that an engine of ours says
+_SAID = 1000  # characters of a text from one of our own engines
 _NAME = 200  # characters of a member's name
 _ENTRIES = 1000  # of an object or an array
 _DEPTH = 5
@@ -63,9 +63,9 @@ def _sendable(value: Any) -> Any:
 
 
 def wrong_with(kind: str, message: str, data: dict[str, Any]) -> str | None:
-    """Say in a few words why an error cannot be an honest engine's; None if it can.
+    """Say in a few words why an error cannot come from an honest engine; None if it can.
 
-    A malicious model may have taken the engine over, so it must not speak for the gate or the hub, nor send data that
+    A malicious model may have taken the engine over, so it must not speak for the gate or the hub, or send data that
     would harm whoever passes it on.
     """
     if kind not in ENGINE_KINDS:

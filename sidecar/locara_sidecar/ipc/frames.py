@@ -1,7 +1,7 @@
 """The messages between the daemon and the engine process; :mod:`locara_sidecar.ipc.framing` encodes them.
 
-Commands go to the engine, events come back. Both sides come from the same installation. After an update that went only
-halfway they must fail with a clear message, so the first exchange compares :data:`VERSION`.
+Commands go to the engine, events come back. Both sides come from the same installation. After an incomplete
+update they must fail with a clear message, so the first exchange compares :data:`VERSION`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from locara_protocol.image_messages import ImageMime, Phase, PreviewDecoder
 VERSION = 7
 OTHER_VERSION = "the daemon and the engine come from different versions of Locara"
 """The reason of an :class:`Unavailable` from an engine that was started by a daemon with another VERSION. The daemon
-knows it by these words, which so remain the same in all versions.
+recognizes it by these words, so they must stay the same in all versions.
 """
 PREPARED_LAYOUT = 1
 """The version of the tensor names and layout in a prepared form; forms of any other version are not used. Increment it

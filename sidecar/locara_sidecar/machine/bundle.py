@@ -40,7 +40,7 @@ class Verdict(msgspec.Struct, frozen=True, rename="camel"):
 def folder() -> Path | None:
     """Return the bundle that this interpreter is in, or None for any other kind of installation."""
     above = Path(sys.prefix).parent
-    # os.path: a confined engine may be refused a look, which is no error here
+    # os.path: a confined engine may not be allowed to look, which is not an error here
     return above if os.path.isfile(above / SUMS) and os.path.isfile(above / FACTS) else None
 
 
@@ -89,7 +89,7 @@ def _programs(root: Path) -> list[str]:
         facts: dict[str, Any] = msgspec.json.decode((root / FACTS).read_bytes(), type=dict[str, Any])
         return sorted({str(facts["command"][0]), str(facts["commandWithoutShell"][0])})
     except (msgspec.MsgspecError, KeyError, IndexError, TypeError, FileNotFoundError):
-        return []  # it is altered or missing, which the list tells
+        return []  # it is altered or missing; the list shows that
 
 
 def _names(root: Path) -> set[str]:

@@ -22,8 +22,9 @@ def lacks_bfloat16(name: str, architecture: str = "") -> bool:
     """Whether a chip's GPU is one without bfloat16; False if the chip is unknown.
 
     :param name: such as "Apple M2 Pro".
-    :param architecture: Metal's name of the GPU, such as "applegpu_g14s". It counts more than the chip's name, which is
-        another one in a virtual machine.
+    :param architecture: Metal's name of the GPU, such as "applegpu_g14s". It takes precedence over the chip's name,
+        which is
+        a different one in a virtual machine.
     """
     if known := _ARCHITECTURE.fullmatch(architecture):
         return int(known[1]) < _FIRST_ARCHITECTURE
@@ -32,7 +33,7 @@ def lacks_bfloat16(name: str, architecture: str = "") -> bool:
 
 
 def name(mac: Darwin | None = None) -> str:
-    """Return the name of this Mac's chip; "" on other systems, or if the system does not say it."""
+    """Return the name of this Mac's chip; "" on other systems, or if the system does not report it."""
     if sys.platform != "darwin":
         return ""
     from locara_sidecar.machine.macos import darwin  # loads ctypes

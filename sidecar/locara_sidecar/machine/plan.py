@@ -59,13 +59,13 @@ DENOISING = 30.0
 24.
 """
 SUMS = 8
-"""Bytes per token and channel that a step takes in addition in float16, for sums in float32: at most 7 on MLX's CPU."""
+"""Additional bytes per token and channel of a step in float16, for sums in float32: at most 7 on MLX's CPU."""
 DECODING = 11.0
 """Elements in use at the peak of decoding, per pixel and channel of the decoder's last stage: 8 … 10."""
 STRIPS = 2.47
 """The same in strips (``engine/drawing/strips.py``): two maps of the largest size, and the ends of a third."""
 ENCODING_STRIPS = 2.25
-"""The same of encoding a picture in strips: its third map is smaller."""
+"""The same for encoding a picture in strips: its third map is smaller."""
 _STRIP = 96 << 20
 """Bytes in addition to the maps: a strip's intermediate results, some in float32, and its convolution's workspace."""
 _KEEPING = 0.5
@@ -82,7 +82,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
     :param parameters: total; ``quantizable``: those in layers that may be quantized.
     :param width: channels of the denoiser (per token) or the decoder (per pixel); 0 for encoders.
     :param stride: pixels along each side of one of the denoiser's tokens.
-    :param wide: parameters that are in float32 where a job has float16, whose range would not do; for a decoder, all.
+    :param wide: parameters that are in float32 in a float16 job, because its range is too small; for a decoder, all.
     """
 
     name: str

@@ -134,15 +134,15 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         the same parts, under which a folder may have been saved.
     :param encoders: the text encoder components and their classes, in the order of loading.
     :param denoiser: the component that the sampling loop calls, and ``network``, its class; ``decoder`` and
-        ``autoencoder``: that between latents and pixels, and its class.
-    :param taps: which states between the layers of its text encoder are read: 0 is the word table, k what layer k
-        gives, negative ones count from the end. Layers above the highest of them are not loaded.
+        ``autoencoder``: the component between latents and pixels, and its class.
+    :param taps: which states between the layers of its text encoder are read: 0 is the word table, k the output of
+        layer k, negative ones count from the end. Layers above the highest of them are not loaded.
     :param tokenizers: in the order in which truncated words are reported.
     :param optional: components that a folder may lack.
     :param noise: how noise is added, which decides the schedulers (``engine/folder/schedulers.py``).
     :param negative_prompt: whether guidance over 1 contrasts the prompt with a negative one, which may be empty.
     :param embeds_guidance: some of its models were trained with guidance as an input, others without.
-    :param guided_as_told: whether an entry without a negative prompt is guided if its default guidance is over 0.
+    :param guided_by_default: whether an entry without a negative prompt is guided if its default guidance is over 0.
     :param modalities: what a catalogue entry may list; another one is left out.
     :param references: how many pictures an edit may have. If more than one, each keeps its own size
         (``engine/drawing/source.py``); otherwise the picture has the job's.
@@ -167,7 +167,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     noise: Noise = "flow-match"
     negative_prompt: bool = False
     embeds_guidance: bool = False
-    guided_as_told: bool = True
+    guided_by_default: bool = True
     modalities: frozenset[str] = frozenset({"text-to-image", "image-to-image"})
     references: int = 1
     no_mask: str = ""
@@ -247,7 +247,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
             tokenizers={"tokenizer": CLIP_L, "tokenizer_2": CLIP_G},
             noise="scaled",
             negative_prompt=True,
-            guided_as_told=False,
+            guided_by_default=False,
             rounds_down=True,
             adapters={"torch": "torch_engine.families.sdxl:Sdxl", "mlx": "mlx_engine.families.sdxl:Sdxl"},
         ),
@@ -259,7 +259,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
             network="ZImageTransformer2DModel",
             tokenizers={"tokenizer": QWEN3},
             taps=(-2,),
-            guided_as_told=False,
+            guided_by_default=False,
             adapters={"torch": "torch_engine.families.z_image:ZImage", "mlx": "mlx_engine.families.z_image:ZImage"},
         ),
         Family(
@@ -271,7 +271,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({
             autoencoder="AutoencoderKLFlux2",
             tokenizers={"tokenizer": QWEN3_TERSE},
             taps=(9, 18, 27),
-            guided_as_told=False,  # it was distilled to run at 1, which is none
+            guided_by_default=False,  # it was distilled to run at 1, that is, without guidance
             modalities=frozenset({"text-to-image", "image-text-to-image"}),
             references=10,
             no_mask="FLUX.2 [klein] follows the instruction alone and takes no mask.",

@@ -134,7 +134,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
         input, as FLUX dev was; a model trained without it has 0 here.
         """
         row = supported.FAMILIES.get(self.family)
-        return self.classifier_free_guidance or (self.defaults.guidance > 0 and (row is None or row.guided_as_told))
+        return self.classifier_free_guidance or (self.defaults.guidance > 0 and (row is None or row.guided_by_default))
 
     def require_runnable(self) -> None:
         """Check that an engine supports the family.
@@ -287,7 +287,7 @@ def _read(file: Path, base: Path) -> tuple[Entry, Path | None]:
 
 
 def _beyond_its_family(entry: Entry) -> str:
-    """Return what an entry promises that no engine does for a model of its family; empty if nothing."""
+    """Return a promise of an entry that no engine keeps for a model of its family; empty if there is none."""
     row = supported.FAMILIES.get(entry.family)
     if row is None:
         return ""

@@ -2,7 +2,7 @@
 
 A lease is alive while its writer is: its name identifies the process (``owner.py``), and if that is inconclusive, a
 flock on the file does. So a killed daemon's reservation ends with it. Files of ended writers are deleted by whoever
-reads them; those of another machine say nothing about this one's memory. Leases only advise the memory plan.
+reads them; a lease from another machine says nothing about this one's memory. Leases only advise the memory plan.
 """
 
 from __future__ import annotations

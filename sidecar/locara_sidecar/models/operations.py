@@ -69,7 +69,7 @@ def describe(
 
 
 def free_bytes(store: Store) -> int | UnsetType:
-    """Return what may still be written where models are kept, if the system tells."""
+    """Return how many bytes are left for models, if the system reports it."""
     try:
         return disk.available(store.root)
     except OSError:
@@ -251,8 +251,9 @@ def work(
     :param there: the folder that the model is installed in.
     :param folder: where to import from; ``replace``: replace another model.
     :param token: the hub's.
-    :raises RpcError: ModelNotInstalled, InvalidParams, DownloadFailed; StorageError if an update took a model that came
-        with the sidecar away.
+    :raises RpcError: ModelNotInstalled, InvalidParams, DownloadFailed; StorageError if an update removed a model that
+        came
+        with the sidecar.
     """
     assert catalogue.store is not None
     own = catalogue.own_folder(entry.id)
@@ -289,7 +290,7 @@ def result(work: worker.WorkerRequest, done: worker.WorkerResult) -> m.Installed
 
 
 def own(catalogue: Catalogue, entry: Entry) -> m.InstalledResult:
-    """Return the answer to a download of a model in a host's folder; counts what a check counts. Hashes it."""
+    """Return the answer to a download of a model in a host's folder, which is hashed; counts files as a check does."""
     from locara_sidecar.models.checks.check import ALLOWED  # only here
 
     folder = catalogue.own_folder(entry.id)

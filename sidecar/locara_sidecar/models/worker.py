@@ -104,7 +104,7 @@ def perform(
     if work.op == "download":
         from locara_sidecar.models.downloads import settings
 
-        settings.check(work.token)  # before importing anything that reads the settings in its own way
+        settings.check(work.token)  # before importing anything that reads these settings itself
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # huggingface_hub's, about deprecated settings: nobody would see them
             from locara_sidecar.models.downloads.download import Download

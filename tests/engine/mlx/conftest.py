@@ -28,9 +28,9 @@ FIXTURES = Path(__file__).parents[3] / "fixtures" / "models"
 @pytest.fixture
 def untried(monkeypatch):
     """A process that has tried none of our own kernels, as at its start."""
-    from locara_sidecar.engine.mlx_engine.kernels import group_statistics, trials, turned_heads
+    from locara_sidecar.engine.mlx_engine.kernels import group_statistics, rotated_heads, trials
 
-    for tried in (group_statistics, turned_heads):
+    for tried in (group_statistics, rotated_heads):
         for name in ("_trusted", "_refused"):
             monkeypatch.setattr(tried._trials, name, set())
     trials.metal_kernel.cache_clear()

@@ -257,7 +257,7 @@ def test_flux2_looks_at_its_references_as_diffusers_has_it(opened, pipelines, si
 
 @pytest.mark.parametrize("text", ["a red circle and " * 40, "红色的圆 🙂 " * 12, ""], ids=["long", "wide", "none"])
 def test_flux2_reads_texts_as_diffusers_has_it(opened, pipelines, text):
-    """Those that are cut off, those of several bytes a sign, and padding alone."""
+    """Truncated texts, texts with several bytes per character, and padding alone."""
     spec = job("tiny-flux2", prompt=text, width=64)
     same(ours(opened("tiny-flux2"), spec), theirs(pipelines("tiny-flux2"), spec))
 

@@ -1,6 +1,6 @@
-"""Our kernels for group norms: their source run on the processor, how they are chosen, and what is left if they fail.
+"""Our kernels for group norms: their source run on the processor, how they are chosen, and what remains if they fail.
 
-That Metal compiles them cannot be seen here; ``make check-mac`` tries it.
+Whether Metal compiles them cannot be tested here; ``make check-mac`` does that.
 """
 
 import logging

@@ -19,7 +19,7 @@ NAMED_LIKE_ONE = ("cpu", "Apple M1", "applegpu_g13g")
 
 @pytest.fixture
 def on(monkeypatch):
-    """Return a function that makes the backend on a pretended device."""
+    """Return a function that creates the backend on a simulated device."""
 
     def make(where, settings):
         name, title, architecture = where
@@ -61,7 +61,7 @@ def test_the_user_is_told(on):
 
 @pytest.mark.parametrize("settings", [ON, OFF], ids=["on", "off"])
 def test_a_job_computes_in_the_type_that_it_reports(run, job_for, monkeypatch, settings):
-    """On MLX's CPU, which is told to be a device that is neither a CPU nor has what Metal alone has."""
+    """On MLX's CPU, which pretends to be a device that is neither a CPU nor Metal."""
     monkeypatch.setattr(device, "choose_device", lambda: "cuda")
     monkeypatch.setattr(device, "lacks_bfloat16", lambda _: True)
     runtime = StagedRuntime(MlxBackend(settings))

@@ -1,4 +1,4 @@
-"""Qwen's token ids against transformers'; each prompt is a person's message in a conversation."""
+"""Qwen's token ids against transformers'; each prompt is a user's message in a conversation."""
 
 import json
 import shutil

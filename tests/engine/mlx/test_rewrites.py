@@ -41,7 +41,7 @@ def at_many_places():
     return places, rotary.rotation_at(places, (16, 56, 56), 10_000.0)
 
 
-def turned_pair_by_pair(x, rotation):
+def rotated_pair_by_pair(x, rotation):
     """The formula, in float32: split the pairs, rotate them and join them again."""
     pairs, table = np.array(x.astype(mx.float32)).reshape(*x.shape[:-1], -1, 2), np.array(rotation)
     a, b, cos, sin = pairs[..., 0], pairs[..., 1], table[..., 0], table[..., 1]
@@ -56,8 +56,8 @@ def test_turning_in_one_kernel_is_the_formula_and_diffusers_bit_for_bit(dtype, l
     places, rotation = at_many_places()
     x = drawn(1, 2, len(places), 3, 128, dtype=dtype).transpose(0, 2, 1, 3)
     x = x if laid else mx.contiguous(x)
-    ours = rotary.turned(x, rotation)
-    same(ours, turned_pair_by_pair(x, rotation))
+    ours = rotary.rotated(x, rotation)
+    same(ours, rotated_pair_by_pair(x, rotation))
     cos, sin = (torch.tensor(np.array(rotation[..., i])).repeat_interleave(2, dim=1) for i in range(2))
     given = torch.tensor(np.array(x.astype(mx.float32)))
     theirs = apply_rotary_emb(given.to(torch.bfloat16 if dtype == mx.bfloat16 else torch.float32), (cos, sin))
@@ -66,15 +66,15 @@ def test_turning_in_one_kernel_is_the_formula_and_diffusers_bit_for_bit(dtype, l
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="MLX compiles for the CPU with g++")
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-def test_compiled_queries_and_keys_are_turned_by_one_kernel_each_to_the_same_bits(dtype, tmp_path):
+def test_compiled_queries_and_keys_are_rotated_by_one_kernel_each_to_the_same_bits(dtype, tmp_path):
     """MLX's own compiler shows what it made one kernel of, and that nothing but views is left between them."""
     places, rotation = at_many_places()
     q, k = (drawn(seed, 1, len(places), 2, 128, dtype=dtype).transpose(0, 2, 1, 3) for seed in (1, 2))
-    plain = rotary.turned(q, rotation), rotary.turned(k, rotation)
+    plain = rotary.rotated(q, rotation), rotary.rotated(k, rotation)
     mx.eval(q, k)  # and are no part of the graph
     mx.enable_compile()
     try:
-        compiled = mx.compile(lambda *given: tuple(rotary.turned(x, given[-1]) for x in given[:-1]))(q, k, rotation)
+        compiled = mx.compile(lambda *given: tuple(rotary.rotated(x, given[-1]) for x in given[:-1]))(q, k, rotation)
         mx.export_to_dot(str(tmp_path / "graph.dot"), *compiled)
         mx.eval(compiled)
     finally:
@@ -161,7 +161,7 @@ def test_an_output_layer_whose_border_lies_inside_a_group_stays_together():
 
 
 def attended(values, out, rest=0):
-    """Attention of random queries and keys over what ``values`` makes, and the layer ``out`` behind it."""
+    """Attention of random queries and keys over the output of ``values``, followed by the layer ``out``."""
     x = drawn(1, 1, 9, 64)
     q, k = drawn(2, 1, 2, 9, 64), drawn(3, 1, 2, 9, 64)
     v = values(x).reshape(1, 9, 2, 64).transpose(0, 2, 1, 3)

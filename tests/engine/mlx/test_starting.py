@@ -1,4 +1,4 @@
-"""The engine's process computes with the system's OpenBLAS where there is one that fits, and without it otherwise.
+"""The engine's process computes with the system's OpenBLAS if there is a suitable one, and without it otherwise.
 
 The libraries are compiled here, so nothing needs to be installed: each counts its calls and leaves the rest undone.
 """
@@ -62,7 +62,7 @@ def library(tmp_path):
 
 
 def started(name, *, early=False, **variables):
-    """Return what a process of its own was told, computed, how often it called the library, and on how many threads."""
+    """Return what a separate process reported and computed, its calls of the library, and its number of threads."""
     environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_NUM_THREADS"}
     environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}
     command = [sys.executable, "-c", PROGRAM, name, "early" if early else ""]

@@ -17,7 +17,7 @@ COMPUTED = {"exact": list(range(15)), "balanced": [0, 1, 2, 3, 4, 5, 7, 10, 13],
 
 
 @pytest.mark.parametrize("speed", COMPUTED)
-def test_a_line_is_foretold_exactly_and_only_the_patterns_steps_are_computed(speed):
+def test_a_line_is_predicted_exactly_and_only_the_patterns_steps_are_computed(speed):
     answers, asked = Answers(speed), []
 
     def at(step):
@@ -29,7 +29,7 @@ def test_a_line_is_foretold_exactly_and_only_the_patterns_steps_are_computed(spe
     assert np.array(mx.stack(told)).tolist() == [[3.0 - 2 * step, step] for step in range(STEPS)]
 
 
-def test_a_bend_is_foretold_along_the_last_two_computed_steps():
+def test_a_bend_is_predicted_along_the_last_two_computed_steps():
     answers = Answers("fast")
     told = [answers(step, lambda step=step: mx.array(float(step**2))).item() for step in range(11)]
     assert told[:4] == [0, 1, 4, 9]
@@ -77,7 +77,7 @@ def test_an_image_knows_nothing_of_the_one_before_it_and_an_exact_job_nothing_of
     assert run(runtime, job_for("tiny-sd3", steps=STEPS)).images[0].tobytes() == exact
 
 
-def test_a_job_can_stop_in_a_foretold_step(run, job_for, control, tmp_path):
+def test_a_job_can_stop_in_a_predicted_step(run, job_for, control, tmp_path):
     runtime, job = make_runtime("mlx", tmp_path), job_for("tiny-sd3", steps=STEPS, speed="fast")
     places = run(runtime, job).control.counts["denoising"]
     stopped = run(runtime, job, control("denoising", places))

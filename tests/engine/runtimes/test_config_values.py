@@ -246,7 +246,7 @@ def test_what_passes_the_check_is_drawn_alike_or_has_a_name_in_both_engines(fami
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory, job_for, run):
-    """Both engines at once, to compare what one says about a folder with what the other does.
+    """Both engines at once, to compare what they do with a folder.
 
     Each opens a hundred models that differ in one file, and each time searches all objects for remains of the previous
     model. Parts that do not differ are loaded once, and objects that exist by now are left out of the search.

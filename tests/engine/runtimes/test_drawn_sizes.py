@@ -1,5 +1,5 @@
-"""Sizes that a model's files cannot be drawn at: the entry's are refused when the folder is imported, a job's before
-anything is loaded."""
+"""Sizes that a model's files cannot produce: the entry's are refused on import, a job's before anything is
+loaded."""
 
 import json
 import shutil

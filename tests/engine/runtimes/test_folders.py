@@ -124,7 +124,7 @@ def test_a_broken_folder_is_refused_by_the_files_name(cold, tmp_path, copy, run,
 
 
 def rename_tensor(path, name):
-    """Give the first tensor of a safetensors file another name, and a type that is not taken."""
+    """Give the first tensor of a safetensors file another name, and an unsupported type."""
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
@@ -156,7 +156,7 @@ SAYINGS = {
 @pytest.mark.parametrize("word", [LONG, ODD], ids=["long", "no text"])
 @pytest.mark.parametrize(("name", "damage"), SAYINGS.values(), ids=SAYINGS)
 def test_what_a_file_says_is_said_so_that_it_can_be_sent(cold, copy, run, spec, name, damage, word):
-    """A longer message, or one that is no UTF-8, would have been the engine's fault, not the file's."""
+    """A longer message, or one that is not UTF-8, would have been the engine's fault, not the file's."""
     damage(copy / name, word)
     with pytest.raises(EngineError) as caught:
         run(cold, spec(path=str(copy)))

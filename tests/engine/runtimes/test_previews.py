@@ -76,7 +76,7 @@ def test_a_broken_tiny_decoder_costs_only_its_previews(cold, with_tiny, run, spe
 
 
 def test_an_autoencoder_of_no_numbers_is_told_as_that(cold, copy, run, spec):
-    """The fit of its previews does not converge, which is no failure of the engine's."""
+    """The fit of its previews does not converge, which is not the engine's fault."""
     weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
     data = weights.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
@@ -87,7 +87,7 @@ def test_an_autoencoder_of_no_numbers_is_told_as_that(cold, copy, run, spec):
 
 
 def test_a_matrix_of_no_numbers_is_passed_over(tmp_path):
-    """Each was an InternalError of every job, or taken."""
+    """Each used to be an InternalError of every job, or accepted."""
     good = {"format": linear_preview.FORMAT, "latentChannels": 1, "matrix": [[0, 0, 0]], "bias": [1, -1, -1]}
     wrong = [
         *([], None, 1, good | {"bias": "abc"}, good | {"bias": [10**400] * 3}, good | {"bias": [float("nan")] * 3}),

@@ -38,7 +38,7 @@ def test_a_truncated_prompt_names_the_encoders_and_the_words(runtime, run, spec)
 
 @pytest.mark.parametrize("word", ["lighthouse ", "x", "\x7f ", "\U000e0001a "], ids=["words", "one", "escaped", "long"])
 def test_of_a_prompt_of_the_greatest_length_no_more_is_told_than_can_be_sent(runtime, run, spec, word):
-    """The daemon took an engine that said so much for a broken one: each such job was EngineCrashed."""
+    """The daemon used to end an engine with such a long message: each such job was EngineCrashed."""
     text = ("The beginning " + word * (16_000 // len(word.encode())) + " the end")[:16_384]
     sent = []
     done = job.run_job(runtime, spec(prompt=text, steps=1), Going(), sent.append, lambda *_: None)

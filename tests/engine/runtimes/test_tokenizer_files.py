@@ -43,8 +43,8 @@ def _swapped(folder, name, other):
 
 
 def _map(longest, *, leaf=0, cut=0):
-    """Return a map of characters, of which "a" becomes ``longest`` bytes, as SentencePiece has it: a tree in an array
-    (its length, then its nodes), then what the characters become."""
+    """Return a character map in SentencePiece's format, in which "a" becomes ``longest`` bytes: a tree in an array (its
+    length, then its nodes), then the replacements."""
     nodes = [0] * 512
     nodes[0] = 0x100 << 10  # the root; its child for "a" is at 0x100 ^ ord("a")
     child = 0x100 ^ ord("a")
@@ -76,7 +76,7 @@ def _many_tokens(folder):
 
 
 def _panicking(folder):
-    """A tree whose root leads past the end of its array: the library reads there."""
+    """A tree whose root points past the end of its array, where the library would read."""
     nodes = struct.pack("<512I", *[0xFFFFFFFF] * 512)
     packed = base64.b64encode(struct.pack("<I", len(nodes)) + nodes + b"b\0").decode()
     _with_map(packed)(folder)

@@ -1,4 +1,4 @@
-"""What float16 cannot hold stays wider in both engines, and the memory plan knows what that takes."""
+"""What float16 cannot hold stays wider in both engines, and the memory plan accounts for that."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def bytes_of(module):
 @pytest.mark.quick_cases("tiny-sdxl", "tiny-sd3")
 @pytest.mark.parametrize("model", FAMILIES)
 def test_weights_take_what_the_plan_says(cold, run, job_for, model):
-    """But for a decoder on torch, which is widened for the time of its use alone."""
+    """Except for a decoder on torch, which is widened only while it is used."""
     assert run(cold, job_for(model, steps=1, precision="float16")).images
     family = cold.opened.family
     for part in family.parts:

@@ -1,4 +1,4 @@
-"""What the engine does with its libraries before it says that it is ready."""
+"""What the engine does with its libraries before it reports that it is ready."""
 
 import os
 import subprocess

@@ -85,7 +85,7 @@ def test_a_karras_schedulers_x0_is_its_own(prediction):
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_dpm_solvers_x0_is_its_own(order):
-    """In a process that keeps the variance: what is divided by the share of the picture is no longer sample - noise."""
+    """In a variance-preserving process, the value divided by the picture's share is no longer sample - noise."""
     from diffusers import DPMSolverMultistepScheduler
 
     from locara_sidecar.engine.torch_engine.denoising.hooks import observed_steps

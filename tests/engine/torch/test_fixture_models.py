@@ -39,7 +39,7 @@ def test_the_script_makes_the_committed_bytes(script, tmp_path):
 
 
 def test_the_published_fixtures_are_as_they_were_written(published_script):
-    """Files and scripts are compared by digest, because writing them takes the libraries of their years."""
+    """Files and scripts are compared by digest, because writing them needs the libraries of their time."""
     assert published_script.stale() == []
 
 

@@ -1,4 +1,4 @@
-"""Weights are in memory once, and a stopped job gives back the memory that it took."""
+"""Weights are in memory once, and a stopped job releases its memory."""
 
 import gc
 import json
@@ -68,7 +68,7 @@ def test_weights_are_never_twice_in_memory(tmp_path_factory, dtype, bits):
 
 
 def held():
-    """Return the bytes of all tensors that anything refers to."""
+    """Return the bytes of all tensors that are still referenced."""
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors if not tensor.is_meta}
@@ -76,7 +76,7 @@ def held():
 
 
 @pytest.mark.quick_cases(
-    "tiny-flux-inside a step", "tiny-sd3-decoding in strips", "tiny-flux-dev-encoding", "tiny-sdxl-inside a foretold"
+    "tiny-flux-inside a step", "tiny-sd3-decoding in strips", "tiny-flux-dev-encoding", "tiny-sdxl-inside a predicted"
 )
 @pytest.mark.parametrize(
     ("phase", "options"),
@@ -87,7 +87,7 @@ def held():
         ("decoding", {}),
         ("decoding", {"width": 256, "height": 256, "tiling": "on"}),
     ],
-    ids=["encoding", "inside a step", "inside a foretold step", "decoding", "decoding in strips"],
+    ids=["encoding", "inside a step", "inside a predicted step", "decoding", "decoding in strips"],
 )
 @pytest.mark.parametrize("model", FAMILIES)
 def test_a_cancelled_job_leaves_no_tensor_behind(runtimes, run, job_for, control, model, phase, options):

@@ -103,7 +103,7 @@ def test_a_cancel_inside_a_step_leaves_nothing_in_the_denoiser(runtimes, run, jo
     assert run(runtime, job).images[0].tobytes() == expected.images[0].tobytes()
 
 
-def test_a_job_can_stop_inside_a_foretold_step(runtimes, run, job_for, control):
+def test_a_job_can_stop_inside_a_predicted_step(runtimes, run, job_for, control):
     """The last of these steps is predicted, and the last place to stop is after it."""
     runtime, job = runtimes("tiny-sd3"), job_for("tiny-sd3", steps=STEPS, speed="fast")
     run(runtime, job)
@@ -113,7 +113,7 @@ def test_a_job_can_stop_inside_a_foretold_step(runtimes, run, job_for, control):
     assert len(stopped.steps) == STEPS - 1
 
 
-def test_the_two_guidance_passes_are_foretold_each_from_its_own_past(runtimes, run, job_for):
+def test_the_two_guidance_passes_are_predicted_each_from_its_own_past(runtimes, run, job_for):
     """Guidance sends both through the denoiser as one batch: each row must give the same as alone."""
     run(runtimes("tiny-sd3"), job_for("tiny-sd3", steps=1))
     denoiser = denoiser_of(runtimes("tiny-sd3"))

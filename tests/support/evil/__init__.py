@@ -55,7 +55,7 @@ class World:
         return World(**json.loads(text))
 
     def lay(self) -> None:
-        """Put the user's files there, as they were: for an act without a sandbox whatever those before it have done."""
+        """Restore the user's files: without a sandbox, earlier acts may have changed them."""
         for folder, name, content, mode in (
             (self.home, "secret", "secret", 0o600),
             (self.home, "long", "a user's file", 0o644),
@@ -81,7 +81,7 @@ class Act:
 
 
 class Skipped(Exception):
-    """This machine has nothing to try it on."""
+    """This machine has nothing to try the act on."""
 
 
 ACTS: list[Act] = []

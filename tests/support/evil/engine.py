@@ -1,5 +1,5 @@
-"""The evil engine's process: the worker as it is, whose runtime does the acts once it was imported, and then hears
-nothing any more, not even that its daemon has gone.
+"""The evil engine's process: the unchanged worker, whose runtime performs the acts once it is imported, and then reads
+nothing more, so that it does not even notice that its daemon is gone.
 
     python -P -c "… from support.evil.engine import main; main(PARENT)"    # the pipes of a worker; see running.py
     python -m support.evil.engine SCRATCH                                  # the acts without any sandbox: the control
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.runtime import Runtime
 
 WORLD, ACTS, END = "world.json", "acts.jsonl", "ACTS DONE"
-"""In scratch: what is there, with the parts that are asked for; how it went. On stderr: the end."""
+"""In scratch: the world with the requested parts, and the outcome. On stderr: the end."""
 
 
 def do_acts(scratch: str, *, lay: bool = False) -> None:
-    """Do what ``world.json`` asks for; each line is written before the next act begins."""
+    """Do what ``world.json`` requests; each line is written before the next act begins."""
     with open(f"{scratch}/{WORLD}") as file:
         world, parts = World.loaded(file.readline()), set(json.loads(file.readline()))
     fd = os.open(f"{scratch}/{ACTS}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -1,10 +1,10 @@
-"""Running what an evil engine says and makes, against a real daemon: each act is a call of a host's, and what the
-daemon made of it is judged from outside. With ``python -m support.evil.hearing [PART …]``, as one line of JSON.
+"""Trying what an evil engine sends and writes on a real daemon: each act is a call by a host, and the daemon's reaction
+is judged from outside. ``python -m support.evil.hearing [PART …]`` prints it as one line of JSON.
 
-An act is held when its call is answered with an error of ours (or, where nothing false was said, with its result), ping
-is answered, ``system.info`` tells nothing of what the engine boasted, models are listed, the next call works, the
-daemon is the same process, has grown by no more than :data:`GROWTH`, and has logged nothing but records of its own form
-without a prompt; when no file was made that is no picture, and the user's own is as it was.
+An act is contained if its call is answered with an error of ours (or with its result, if nothing false was sent), ping
+is answered, ``system.info`` repeats nothing that the engine claimed, models are listed, the next call works, the daemon
+is the same process, has grown by no more than :data:`GROWTH` and has logged only records of its own form without a
+prompt, no file other than pictures was created, and the user's own file is unchanged.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def acts() -> list[tuple[str, str]]:
 class Judge:
     """A real daemon whose engine is the evil one, and its host.
 
-    :param engine: "fake" for pictures, "mlx", the one that prepares models, for what is prepared.
+    :param engine: "fake" for pictures; "mlx", which prepares models, for prepared forms.
     """
 
     def __init__(self, engine: str) -> None:
@@ -101,7 +101,7 @@ class Judge:
         self._stack.close()
 
     def judge(self, part: str, name: str) -> tuple[str, list[str]]:
-        """Have an act done.
+        """Have the engine perform an act.
 
         :returns: what its call was answered, and what is wrong: nothing, if it was held.
         """

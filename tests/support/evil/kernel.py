@@ -144,7 +144,7 @@ def ia32(world: World) -> None:
 
 
 def thirty_two_bits() -> None:
-    """``getpid`` by ``int 0x80``; ends the process where the system runs no such calls."""
+    """``getpid`` by ``int 0x80``; ends the process where the system does not run such calls."""
     code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     code.write(bytes.fromhex("b814000000cd80c3"))
     call = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))

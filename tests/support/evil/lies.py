@@ -1,7 +1,7 @@
-"""What an engine in a stranger's hands says: one table for the tests of the screen, which play it in memory, and for
-the campaign, where a child says it to a real daemon (``speaker.py``, ``hearing.py``). To add a lie, add a row.
+"""What an engine under an attacker's control sends: one table for the tests of the screen, which play it in memory, and
+for the campaign, where a child sends it to a real daemon (``speaker.py``, ``hearing.py``). To add a lie, add a row.
 
-A lie is a function of the job's description that gives the frames in which it is told.
+A lie is a function of the job's description that returns the frames to send.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def log_that_overwrites(msg: str, text: str = "a lighthouse") -> frames.Log:
 
 
 def framed(body: bytes) -> bytes:
-    """A frame of these bytes, whatever they are."""
+    """Return a frame of these bytes, whatever they are."""
     return len(body).to_bytes(4, "big") + body
 
 
@@ -167,7 +167,7 @@ def _sends_much(pipe: Pipe, spec: frames.JobSpec) -> None:
 
 
 def event_of_lists(count: int, of: str, /, **members: str) -> bytes:
-    """An event of so many empty lists, each of which is a byte here and much more once it is decoded."""
+    """Return an event of this many empty lists, each of which is a byte here and much more once decoded."""
     into = {"failed": "data", "log": "fields"}[of]
     lists = b"\x81\xa1a\xdd" + count.to_bytes(4, "big") + bytes([0x90]) * count
     said = {"type": of, **dict.fromkeys(("message", "level", "logger", "msg"), "x"), **members}
@@ -219,7 +219,7 @@ def _many_lists(pipe: Pipe, _: frames.JobSpec) -> None:
 
 
 def _long_records(pipe: Pipe, spec: frames.JobSpec) -> None:
-    """Each with the prompt where one has to look for it."""
+    """Return each with the prompt in a place that has to be checked."""
     letters = {48 + digit: 97 + digit for digit in range(10)}
     fields = {f"x{n}".translate(letters): ["y" * 3900, {"z": spec.prompt}, [spec.prompt]] for n in range(14)}
     fields |= {"a": [spec.prompt], "thesecretwishofauser": 1}
@@ -238,4 +238,4 @@ FLOODS: dict[str, Callable[[Pipe, frames.JobSpec], None]] = {
         log_that_overwrites(f"it draws {spec.prompt}", spec.prompt)
     ),
 }
-"""Each of these may be said about a job, which then ends normally."""
+"""Each of these may be sent about a job, which then ends normally."""

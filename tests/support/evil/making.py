@@ -85,7 +85,7 @@ def program(made: Path, _: Path) -> None:
 
 
 def _swap(made: Path, secret: Path) -> None:
-    """Alternate between the weights and a link to the user's file under the same name, as long as they are there."""
+    """Alternate between the weights and a link to the user's file under the same name, as long as both exist."""
     real, other = _weights(made).with_name("kept"), _weights(made)
     with contextlib.suppress(OSError):
         os.rename(other, real)

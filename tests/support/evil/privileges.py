@@ -1,4 +1,4 @@
-"""Acts on what a process may: capabilities, namespaces, users, and last, being another program.
+"""Acts on what a process may do: capabilities, namespaces, users, and last, becoming another program.
 
 Those that would change this process for the acts after them come last.
 """

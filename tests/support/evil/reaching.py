@@ -1,4 +1,4 @@
-"""Acts that reach somebody: the network, local services, shared memory, queues, keyrings."""
+"""Acts that reach others: the network, local services, shared memory, queues, keyrings."""
 
 from __future__ import annotations
 

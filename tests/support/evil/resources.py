@@ -1,4 +1,4 @@
-"""Acts on what all of a user's processes, or of the machine's, have to share: who takes all starves the rest."""
+"""Acts on what all processes of a user or of the machine must share: whoever takes everything starves the rest."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Running the acts: a world is made, an evil engine is started in it as the daemon starts one, and what it came to is
-gathered; with ``python -m support.evil.running ENGINE [PART …]``, as one line of JSON, and the engine left for whoever
-asked, who kills this process to see that it ends, too.
+"""Running the acts: create a world, start an evil engine in it as the daemon starts one, and gather the outcome.
+``python -m support.evil.running ENGINE [PART …]`` prints that as one line of JSON and leaves the engine running: the
+caller kills this process to see that the engine ends, too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The evil engine that lies: a process that speaks a worker's frames, and once says or makes what it is told to.
+"""The evil engine that lies: a process that speaks a worker's frames, and once sends or writes what it is ordered to.
 
-It is not sandboxed: the daemon has to judge what it says and makes. A file says what it does with its next job. It
+It is not sandboxed: the daemon has to judge what it sends and writes. A file says what it does with its next job. It
 handles the jobs after that honestly, which shows whether the daemon still works.
 """
 

@@ -14,10 +14,10 @@ _ROOT = Path(__file__).parents[3]
 
 
 def become(name: str) -> None:
-    """Be the user ``name`` from here on; what Python and this checkout need is made reachable, in a mount namespace of
-    this process alone. For ``preexec_fn``.
+    """Be the user ``name`` from here on; what Python and this checkout need is made reachable, in a mount namespace for
+    this process only. For ``preexec_fn``.
 
-    :raises OSError: when something of it is not permitted.
+    :raises OSError: if any of this is not permitted.
     """
     entry = pwd.getpwnam(name)
     needed = {str(Path(path).resolve()) for path in (sys.base_prefix, sys.prefix, _ROOT)}

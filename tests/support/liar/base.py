@@ -234,7 +234,7 @@ def refusal(kind, code, **data):
 
 
 class Asked(Honest):
-    """Look at requests: ``asked`` gets each one with its params, and may change it or answer it and say so."""
+    """Look at requests: ``asked`` gets each one with its params, and may change it, or answer it and report that."""
 
     def asked(self, request, method, params):
         raise NotImplementedError
@@ -251,7 +251,7 @@ class Asked(Honest):
 
 
 class AskedInFolder(Asked):
-    """The same, with the folder that was granted in ``root``."""
+    """The same, with the granted folder in ``root``."""
 
     root = ""
 

@@ -203,4 +203,4 @@ ALSO: dict[str, dict[str, str]] = {
     "WrongDigests": {"generate.each-image": "It compares the digests of two images."},
     "MakesNoFolders": {"generate.file": "It has a file saved into a folder that is not there yet."},
 }
-"""MUSTs that a lie also breaks, each with the reason. ``make campaign-lies`` checks that there are no others."""
+"""Other MUSTs that a lie breaks, each with the reason. ``make campaign-lies`` checks that the table is complete."""

@@ -256,5 +256,6 @@ CAUGHT = {
     "TakesNarrowerManifests": ["lifecycle.fixed"],
     "TakesFoldersBesideTheFixed": ["lifecycle.fixed"],
 }
-"""Each lie and the checks that are meant to find it: more than one where it breaks several clauses, or one that several
-checks try. Without ``lifecycle.initialize`` nothing else can be tried."""
+"""Each lie and the checks that are meant to find it: more than one if it breaks several clauses, or a clause that
+several checks test. Without ``lifecycle.initialize`` nothing else can be tested.
+"""

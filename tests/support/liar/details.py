@@ -16,7 +16,7 @@ from support.liar.base import Asked, Changing, Drawing, Honest, OpensWithAnother
 
 
 class RunsOutOfSpaceLater(Honest):
-    """As if it had started where address space is limited, and crashed."""
+    """Behave as if it had started in spite of limited address space, and crashed then."""
 
     def at_end_of_output(self, status):
         assert sys.platform != "win32"
@@ -45,7 +45,7 @@ class StallsAreFinal(Changing):
 
 
 class TellsNoSignal(Changing):
-    """Of an engine that could not be started."""
+    """Only of an engine that could not be started."""
 
     def error(self, error):
         if error["code"] == -32011:
@@ -76,7 +76,7 @@ class TheFirstPinCounts(OpensWithAnother):
 
 
 class DownloadsWhatIsNotDeclared(Changing):
-    """It tries to."""
+    """Only try to."""
 
     def response(self, message):
         denied = message.get("error", {}).get("data", {}).get("reason") == "notDeclared"
@@ -116,7 +116,7 @@ class LogsAtOneLevel(Honest):
 
 
 class EndsOnAnySighup(Honest):
-    """Also where it was started with SIGHUP ignored."""
+    """Even if it was started with SIGHUP ignored."""
 
     def on_signal(self, number, frame):
         assert sys.platform != "win32"
@@ -124,7 +124,7 @@ class EndsOnAnySighup(Honest):
 
 
 class KeepsAllMessages(Honest):
-    """However many there are for a host that does not read, of a call of very many steps."""
+    """Keep all messages of a call of very many steps for a host that does not read, however many there are."""
 
     writer = None
 
@@ -179,7 +179,7 @@ class HandlesAreForOneSave(Asked):
 
 
 class EditsWithTheFirst(Asked):
-    """Without a model, an edit is made with the first one, whether or not that can edit."""
+    """Without a model, make an edit with the first one, whether or not that can edit."""
 
     def asked(self, request, method, params):
         if method == "image.edit" and "--catalogue" in sys.argv and "image" in params:
@@ -187,7 +187,7 @@ class EditsWithTheFirst(Asked):
 
 
 class MindsMetaInside(Drawing):
-    """Takes ``_meta`` beside the options and not among them."""
+    """Accept ``_meta`` beside the options but not among them."""
 
     def options(self, options, params):
         if "_meta" in options:
@@ -219,7 +219,7 @@ class FilesAreFolders(Asked):
 
 
 class FitsMasks(Asked):
-    """Disregards a mask of another size."""
+    """Ignore a mask of another size."""
 
     def asked(self, request, method, params):
         if method == "image.edit" and "data" in (params.get("mask") or {}) and "data" in params["image"]:
@@ -229,7 +229,7 @@ class FitsMasks(Asked):
 
 
 class MarksNothing(Drawing, Changing):
-    """Where it was asked for all metadata."""
+    """Only where all metadata was requested."""
 
     def started(self):
         self.full = set()
@@ -251,7 +251,7 @@ class TakesAnyLimit(Asked):
 
 
 class LeavesWhatIsCancelled(Asked):
-    """A file that was being saved."""
+    """Only a file that was being saved."""
 
     def started(self):
         self.root, self.paths, self.saving = "", {}, set()

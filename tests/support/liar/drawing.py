@@ -51,7 +51,7 @@ class EndsAfterTheResponse(Honest):
 
 
 class SpeaksAfterTheResponse(Honest):
-    """Repeat the first message of a call behind its answer, on its own channel: others may be in use then."""
+    """Repeat a call's first message after its answer, on its own channel, because others may be in use by then."""
 
     def started(self):
         self.first = {}  # by job
@@ -191,7 +191,7 @@ class LargeMessages(Changing):
 
 
 class StopsWhenNobodyReads(Honest):
-    """Until its host has left."""
+    """Only until its host is gone."""
 
     left = False
 

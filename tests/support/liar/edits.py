@@ -225,7 +225,7 @@ class ReadsThroughDots(AskedInFolder):
 
 
 class DisregardsClaims(Asked):
-    """Takes a PNG for what it is, whatever it was said to be."""
+    """Accept a PNG as a PNG, whatever type was claimed."""
 
     def asked(self, request, method, params):
         jpeg = method == "image.edit" and params["image"].get("mimeType") == "image/jpeg"

@@ -20,7 +20,7 @@ from support.liar.base import (
 
 
 class SurvivesTheEndOfInput(Honest):
-    """Where a picture is being made and no other one waits, and where nothing was asked for but whether it is there."""
+    """Only while exactly one picture is being made, and if there were only ``initialize`` and ``ping``."""
 
     def started(self):
         self.asked = set()
@@ -36,7 +36,7 @@ class SurvivesTheEndOfInput(Honest):
 
 
 class WaitsForItsReader(Honest):
-    """Its host has left and no longer reads."""
+    """Its host is gone and no longer reads."""
 
     def at_end_of_input(self):
         self.child.stdin.close()
@@ -55,7 +55,7 @@ class LeavesWithoutAnswering(Honest):
 
 
 class WrongStatus(Honest):
-    """The exit status after a failure; a wrong command line has its own."""
+    """Change the exit status after a failure; a wrong command line has its own status."""
 
     def at_end_of_output(self, status):
         return 0 if status == 1 else status
@@ -95,7 +95,7 @@ class PrintsOnStdout(Honest):
 
 
 class PrintsABanner(Honest):
-    """If the host does not send anything at once."""
+    """Only if the host does not send anything at once."""
 
     def started(self):
         frame = {"channel": 1, "index": 0, "end": True}
@@ -104,7 +104,7 @@ class PrintsABanner(Honest):
 
 
 class LogsText(Honest):
-    """If the host sets a log level."""
+    """Only if the host sets a log level."""
 
     def started(self):
         if "--log-level" in sys.argv:
@@ -132,7 +132,7 @@ class DiesWhenAPipeIsNotReady(Honest):
 
 
 class ReadsWithoutBound(Honest):
-    """After the first request for the document it reads all input, no matter how much waits to be written."""
+    """After the first request for the document, read all input, however much output is waiting."""
 
     def started(self):
         self.backlog, self.more, self.drains = [], threading.Condition(), False
@@ -168,7 +168,7 @@ class ReadsWithoutBound(Honest):
 
 
 class WaitsForStderr(Changing):
-    """Where it has much to log: of a member with so long a name that the path has not the whole of it."""
+    """Log a lot, and wait until it is read, if an error is about a member whose name is shortened in the path."""
 
     def error(self, error):
         if "…" in error["data"].get("path", ""):
@@ -195,7 +195,7 @@ class IgnoresProcessIds(Asked):
 
 
 class LosesAnswersWhenFull(Honest):
-    """The document, which is long; not where the host has made its pipes non-blocking."""
+    """Lose the document, which is long, unless the host has made its pipes non-blocking."""
 
     def started(self):
         assert sys.platform != "win32"

@@ -25,7 +25,7 @@ class SentFilesAreOtherPictures(Drawing):
 
 
 class TakesNoDescriptors(Asked):
-    """It claims that no descriptor was sent."""
+    """Claim that no descriptor was sent."""
 
     def asked(self, request, method, params):
         if method == "host.pickFile" and params.get("access") == "read" and "descriptor" in params:
@@ -33,7 +33,7 @@ class TakesNoDescriptors(Asked):
 
 
 class WritesMoreThanItTells(Changing):
-    """The file holds more than the picture that was reported."""
+    """Write more to the file than the picture that is reported."""
 
     def response(self, message):
         for image in message.get("result", {}).get("images", []):
@@ -63,7 +63,7 @@ class BlamesTheDisk(Changing):
 
 
 class PicksTwice(Asked):
-    """If a file is named in two ways, it takes the first."""
+    """If a file is named in two ways, accept the first."""
 
     def asked(self, request, method, params):
         if method == "host.pickFile" and "path" in params:

@@ -39,7 +39,7 @@ class ReadingIsWriting(OpensWithAnother):
 
 
 class PicksWithoutLeave(OpensWithAnother):
-    """If the app is the harness itself, whose manifest comes with ``initialize``."""
+    """Only if the app is the harness itself, whose manifest comes with ``initialize``."""
 
     def change(self, manifest):
         if manifest["name"] == "conformance" and "--manifest" not in sys.argv:

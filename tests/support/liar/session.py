@@ -23,7 +23,7 @@ class ResultsLackAMember(Changing):
 
 
 class FramesLackThePhase(Changing):
-    """The last one of a picture of two steps: of such a picture nobody looks at the phases."""
+    """Only the last frame of a picture of two steps, because no check looks at the phases of such a picture."""
 
     def frame(self, params):
         message = params.get("message", {})
@@ -45,7 +45,7 @@ class KindsDoNotFitCodes(Changing):
 
 
 class ErrorsWithoutPath(Changing):
-    """Cannot tell the path of a member whose name is no identifier."""
+    """Omit the path of a member whose name is not an identifier."""
 
     def error(self, error):
         if error["data"].get("path") == '$.options["odd name"]':
@@ -106,7 +106,7 @@ class LacksAMethod(Changing):
 
 
 class CancelledCallsAreNeverAnswered(Honest):
-    """Except for the first of many calls."""
+    """Except the first of many calls."""
 
     def outward(self, line, message):
         many = sum(calls.count("image.generate") for calls in list(self.methods.values())) >= 8
@@ -120,7 +120,7 @@ class KnowsOneSpellingOfCancel(Honest):
 
 
 class CancelsWhatRuns(Honest):
-    """Takes any cancel for a cancel of the latest call."""
+    """Treat any cancel as a cancel of the latest call."""
 
     latest = None
 
@@ -140,7 +140,7 @@ class CancelTellsNoImages(Changing):
 
 
 class CancelsTooLate(Honest):
-    """Handles cancels only between jobs."""
+    """Handle cancels only between jobs."""
 
     def inward(self, line, message):
         return [] if isinstance(message, dict) and message.get("method") == "$/cancelRequest" else [line]

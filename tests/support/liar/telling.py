@@ -1,4 +1,4 @@
-"""Lies about what is told beside the picture: of the right type, and not what it says."""
+"""Lies about what is reported beside the picture: of the right type, but false."""
 
 # pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false, reportArgumentType=false, reportIndexIssue=false
 from __future__ import annotations
@@ -25,7 +25,7 @@ class DiscoversNamesOnly(Changing):
 
 
 class SaysNothingOfEncoding(Changing):
-    """Leaves a phase out and numbers the rest anew."""
+    """Omit a phase and renumber the rest."""
 
     def started(self):
         self.left_out = {}
@@ -75,7 +75,7 @@ class SavesAreInlineToo(Drawing):
 
 
 class OneImageForAll(Changing):
-    """The first one again in place of each further one, with its own seed."""
+    """Repeat the first image in place of each further one, with that one's seed."""
 
     def response(self, message):
         for one in message.get("result", {}).get("images", [])[1:]:
@@ -90,7 +90,7 @@ class AttachesWithoutAPicture(Changing):
 
 
 class KeepsTheOldChannel(Asked):
-    """The number that a job had before it was attached stays taken as long as the job runs."""
+    """Keep the channel number that a job had before it was attached in use as long as the job runs."""
 
     def started(self):
         self.used = {}
@@ -112,7 +112,7 @@ class AttachedJobsAreDone(Changing):
 
 
 class CancelsOnlyWhatRuns(Changing):
-    """Of a job that waits it says that there was none."""
+    """Report that there is no such job if the job is waiting."""
 
     def started(self):
         self.phases = {}
@@ -140,7 +140,7 @@ class RecordsNameNothing(Changing):
 
 
 class LimitsToTheFirst(Changing):
-    """Without ``after`` it tells the first entries in place of the latest."""
+    """Without ``after``, return the first entries instead of the latest."""
 
     def inward(self, line, message):
         if isinstance(message, dict) and message.get("method") == "audit.capabilityLog":
@@ -152,7 +152,7 @@ class LimitsToTheFirst(Changing):
 
 
 class TellsProgressTooOften(Changing):
-    """Each message about a model's loading twenty times."""
+    """Send each message about a model's loading twenty times."""
 
     def started(self):
         self.more = {}
@@ -172,7 +172,7 @@ class TellsProgressTooOften(Changing):
 
 
 class PreviewsOfTheStepBefore(Changing):
-    """From the second step on."""
+    """Only from the second step on."""
 
     def started(self):
         self.before = {}

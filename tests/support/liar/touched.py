@@ -1,9 +1,9 @@
-"""Which checks a lie can bear on: those in which it changes, adds or leaves out something of what crosses the pipes.
+"""Which checks a lie can affect: those in which it changes, adds or omits something that crosses the pipes.
 
-What crosses them in each check is recorded once with the implementation itself; then each lie is played the lines, in
-order, without a process. A check of which a lie passes on every line as it was cannot tell it from the implementation.
-What a check does besides to a process is recorded, too (:data:`BEYOND`): a lie that is about the end of the input, say,
-bears on the checks that end it, and not on those behind which it is ended.
+What crosses them in each check is recorded once with the implementation itself; then the lines are replayed to each
+lie, in order, without a process. A check in which a lie passes on every line unchanged cannot distinguish it from the
+implementation. What else a check does to a process is recorded, too (:data:`BEYOND`): a lie about the end of the input,
+for example, affects the checks that end it, but not those after which it is ended.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ BEYOND = {
     "host_left": {"through"},
     "write": {"unread"},
 }
-"""Members of :class:`Honest` by which a lie does what no line shows, and what must happen for that. ``pieces``: a line
-came in pieces, or is longer than a pipe holds; ``unread``: the host stopped reading; ``through``: another process than
-the host spawned it, which may die."""
+"""Members of :class:`Honest` through which a lie does something that no line shows, and what must happen for that.
+``pieces``: a line came in pieces, or is longer than a pipe holds; ``unread``: the host stopped reading; ``through``:
+another process than the host spawned it, which may die."""
 _LONG = 32 << 10
 _LONGEST = 1 << 20  # of longer lines a liar looks at nothing but the length
 _PIPE = 4 << 10  # bytes that are always read at once
@@ -42,11 +42,11 @@ _SOON = 0.1
 
 
 def record(command):
-    """``[(check, process, way, what), …]`` of a run of all checks, which must succeed.
+    """Return ``[(check, process, way, what), …]`` of a run of all checks, which must succeed.
 
     ``way`` is ``>`` with a line that was sent, ``<`` with one that came, ``x`` with the exit status, ``·`` with one of
-    the words in :data:`BEYOND`, or ``+`` for a new process with what it was given: ``flags``; ``nonblocking``, whether
-    its pipes are; ``silent``, whether the host had nothing to say at once.
+    the words in :data:`BEYOND`, or ``+`` for a new process with its settings: ``flags``; ``nonblocking``, whether its
+    pipes are; ``silent``, whether the host sent nothing at once.
 
     :param command: the implementation itself.
     """
@@ -128,7 +128,7 @@ def record(command):
 
 
 def thinned(recorded):
-    """Without the further ones of many long lines, which are all alike: floods of answers that a check makes."""
+    """Return the record without most of the long, similar lines in the floods of answers that a check causes."""
     found, many = [], Counter()
     for check, process, way, line in recorded:
         if isinstance(line, bytes) and len(line) > _LONG:
@@ -158,9 +158,10 @@ def bears_on(lie, recorded):
 
 
 def _played(kind, own, told):
-    """The checks in which the process of which ``told`` tells would have been another one with the lie before it.
+    """Return the checks in which the process recorded in ``told`` would have behaved differently with the lie before
+    it.
 
-    :param own: the members that the lie has of its own.
+    :param own: the members that the lie itself defines.
     """
     found, did = set(), []
     given: dict[str, Any] = {"flags": [], "nonblocking": False, "silent": False}

@@ -30,7 +30,7 @@ class WritesLatin1(Honest):
 
 
 class CutsTheLastLine(Honest):
-    """If somebody reads."""
+    """Only if somebody reads."""
 
     def at_end_of_output(self, status):
         if select.select([], [1], [], 0)[1]:
@@ -65,7 +65,7 @@ class LosesTheLineAfterALongOne(Honest):
 
 
 class AnswersTwice(Honest):
-    """For requests with the id "again", which no fixture uses."""
+    """Only for requests with the id "again", which no fixture uses."""
 
     def outward(self, line, message):
         return [line, line] if isinstance(message, dict) and message.get("id") == "again" else [line]
@@ -78,7 +78,7 @@ class IdsAsStrings(Changing):
 
 
 class NoVersion(Changing):
-    """In a list of models, which no fixture asks for."""
+    """Only in a list of models, which no fixture requests."""
 
     def response(self, message):
         if self.method_of(message) == "models.list":
@@ -124,7 +124,7 @@ class TakesFractions(Honest):
 
 
 class OneAtATime(Honest):
-    """Answers nothing while a picture is being made."""
+    """Answer nothing while a picture is being made."""
 
     def started(self):
         self.drawing, self.held = set(), []
@@ -147,7 +147,7 @@ class OneAtATime(Honest):
 
 
 class TakesNoPieces(Honest):
-    """Takes a single byte that arrives alone for a whole line."""
+    """Treat a single byte that arrives alone as a whole line."""
 
     def lines_in(self):
         def read(fd, most):

@@ -6,6 +6,6 @@ export default defineConfig({
   clearScreen: false,
   server: { port: 1420, strictPort: true },
   build: { target: "es2022" },
-  // the packages are links to folders that have some of these, too
+  // the packages are links to folders that have their own copies of some of these
   resolve: { dedupe: ["react", "react-dom", "@locara/image", "@tauri-apps/api"] },
 });

@@ -1,4 +1,4 @@
-//! Drawing, cancelling, and a page that was loaded again.
+//! Drawing, cancelling, and reloading the page.
 
 use serde_json::{Value, json};
 use tauri::Manager;
@@ -19,7 +19,7 @@ fn steps_come_in_order_on_the_calls_own_channel_and_the_picture_may_be_shown() {
     assert!(std::path::Path::new(path).starts_with(host.folder.path().join("pictures")));
     assert!(host.app.asset_protocol_scope().is_allowed(path));
     assert!(!host.app.asset_protocol_scope().is_allowed(host.folder.path().join("locara.json")));
-    // nothing but this call's frames was sent anywhere
+    // only this call's frames were sent
     assert_eq!(host.frames.lock().unwrap().len(), steps.len());
 }
 
@@ -34,7 +34,7 @@ fn a_picture_may_be_shown_also_where_the_app_may_only_write() {
     assert!(!host.app.asset_protocol_scope().is_allowed(other));
 }
 
-/// An app that may write its folder, and not read it.
+/// An app that may write to its folder, but not read it.
 fn writing() -> Host {
     let mut declared = manifest();
     declared["capabilities"]["fs"]["user-folder"] = json!("write");
@@ -122,7 +122,7 @@ fn a_call_is_cancelled_by_its_id_in_its_own_window_alone() {
     let error = call.join().unwrap().unwrap_err();
     assert_eq!((&error["kind"], &error["code"]), (&json!("RequestCancelled"), &json!(-32800)));
     assert_eq!(error["data"]["images"], json!([]));
-    // its id is free again, and cancelling what has ended is nothing
+    // its id is free again, and cancelling a call that has ended does nothing
     invoke(&window, "cancel_request", cancel).unwrap();
     invoke(&window, "generate", long(quick(2), 7)).unwrap();
 }

@@ -1,4 +1,4 @@
-//! What commands reject with.
+//! The errors with which commands reject.
 
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ fn a_model_that_the_manifest_lacks_is_denied_with_what_to_declare() {
 #[test]
 fn a_web_view_cannot_say_what_is_the_hosts_to_say() {
     let host = host(&["locara-diffusion:default"], |builder| builder);
-    // neither the manifest nor folders nor a channel of the sidecar's go in with a call
+    // a call can carry neither a manifest nor folders nor a channel of the sidecar's
     for member in ["manifest", "grants"] {
         let mut params = quick(2);
         params[member] = json!({});

@@ -15,7 +15,7 @@ fn picking(file: &'static str) -> Host {
     picking_with(file, |builder| builder)
 }
 
-/// The same, with another sidecar.
+/// The same with another sidecar.
 fn picking_with(file: &'static str, change: impl FnOnce(Builder<MockRuntime>) -> Builder<MockRuntime>) -> Host {
     host(&PICKS, move |builder| {
         change(builder).chooser(move |window, request| {
@@ -26,7 +26,7 @@ fn picking_with(file: &'static str, change: impl FnOnce(Builder<MockRuntime>) ->
     })
 }
 
-/// The chooser of these tests takes the folder from the title.
+/// The chooser of these tests gets the folder from the title.
 fn ask(host: &Host) -> Value {
     json!({"params": {"title": host.folder.path()}})
 }
@@ -43,7 +43,7 @@ fn edit(handle: &Value) -> Value {
     json!({"prompt": PROMPT, "image": {"handle": handle}, "options": options})
 }
 
-/// The user gives a token, which starts the sidecar anew.
+/// The user enters a token, which restarts the sidecar.
 fn set_token(host: &Host) {
     tauri::async_runtime::block_on(host.diffusion().set_token(Some("a-token".to_owned()))).unwrap();
 }
@@ -152,7 +152,11 @@ fn files_end_with_a_sidecar_whose_own_files_an_update_has_replaced() {
     assert!(!host.messages(7).is_empty());
     until("it is gone", || sidecar.pid().is_none());
     invoke(&window, "release_file", json!({"params": {"handle": handle}})).unwrap();
-    assert_eq!((sidecar.starts(), sidecar.pid()), (1, None), "nothing is started for what has ended with it");
+    assert_eq!(
+        (sidecar.starts(), sidecar.pid()),
+        (1, None),
+        "nothing is started for a handle that ended with its process"
+    );
 
     drawn(&host, &window);
     assert_eq!(sidecar.starts(), 2);
@@ -168,7 +172,11 @@ fn files_end_with_the_sidecar_that_a_token_replaces() {
     let before = invoke(&window, "pick_image", ask(&host)).unwrap()["handle"].clone();
     assert_eq!(host.diffusion().files.count("main"), 1);
     set_token(&host);
-    assert_eq!(host.diffusion().files.count("main"), 0, "what the new one does not know cannot be given back to it");
+    assert_eq!(
+        host.diffusion().files.count("main"),
+        0,
+        "a handle that the new process does not know cannot be released"
+    );
     let error = invoke(&window, "edit", long(edit(&before), 7)).unwrap_err();
     assert_eq!(error["data"]["path"], "$.image.handle");
 
@@ -220,7 +228,7 @@ fn a_file_that_is_picked_after_its_window_was_closed_is_given_back() {
     host.diffusion().window_gone("main");
     close.send(()).unwrap();
     assert_eq!(picked.join().unwrap().unwrap(), Value::Null);
-    // the next one is held as ever
+    // the next one is held as usual
     let picked = start(&window, "pick_image", ask(&host));
     asked.recv().unwrap();
     close.send(()).unwrap();

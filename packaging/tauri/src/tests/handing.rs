@@ -1,4 +1,4 @@
-//! Files that the app opens, because the sidecar cannot reach what the user has picked.
+//! Files that the app opens because the sidecar cannot reach what the user picked.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -11,8 +11,8 @@ use super::support::*;
 
 const PICKS: [&str; 2] = ["locara-diffusion:default", "locara-diffusion:pick-files"];
 
-/// An app whose user picks the file of the test's folder that is proposed, by a path that only this process can open:
-/// it goes over a descriptor of the folder. That is how it is in macOS's App Sandbox.
+/// An app whose user picks the suggested file in the test's folder, by a path that only this process can open (through
+/// a descriptor of the folder), as in macOS's App Sandbox.
 fn host_with(hands: bool) -> Host {
     host(&PICKS, |builder| {
         builder.hands_files(hands).chooser(|_, request| {
@@ -33,7 +33,7 @@ fn draw_into(handle: &Value) -> Value {
     params
 }
 
-/// How many descriptors this process has of a file.
+/// Counts this process's descriptors of a file.
 fn open_here(file: &Path) -> usize {
     let links = std::fs::read_dir("/proc/self/fd").unwrap();
     links.filter(|link| std::fs::read_link(link.as_ref().unwrap().path()).is_ok_and(|target| target == file)).count()
@@ -101,7 +101,7 @@ fn what_the_app_cannot_open_is_told_with_its_sentence_and_without_its_folder() {
     std::fs::create_dir(host.folder.path().join("folder.png")).unwrap();
     for (command, name, errno, sentence) in [
         ("pick_image", "missing.png", json!("ENOENT"), "missing.png cannot be opened: No such file or directory"),
-        ("pick_output", "folder.png", Value::Null, "folder.png cannot be opened: it is no regular file"),
+        ("pick_output", "folder.png", Value::Null, "folder.png cannot be opened: it is not a regular file"),
     ] {
         let error = invoke(&window, command, ask(&host, name)).unwrap_err();
         assert_eq!((&error["kind"], &error["code"]), (&json!("StorageError"), &json!(-32014)));

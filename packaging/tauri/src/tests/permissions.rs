@@ -1,4 +1,4 @@
-//! Which web view may ask for what.
+//! Which web view may run which commands.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -103,7 +103,7 @@ fn the_default_set_opens_its_own_commands_and_no_other() {
     let window = host.window("main");
     let default = allowed(&acl().default_permission.as_ref().unwrap().permissions);
     for command in COMMANDS {
-        // no parameters that would start anything long
+        // no parameters that would start anything lengthy
         let answer = invoke(&window, command.name, json!({"params": {}}));
         let refused = matches!(&answer, Err(Value::String(told)) if told.contains("not allowed"));
         assert_eq!(refused, !default.contains(command.name), "{}: {answer:?}", command.name);
@@ -122,7 +122,7 @@ fn the_hosts_own_calls_cannot_be_reached_with_any_permission() {
         let error = invoke(&window, command, params.clone()).unwrap_err();
         assert!(error.as_str().is_some_and(|told| told.contains("not allowed")), "{command}: {error}");
     }
-    // nor would a capability help that an app has written itself
+    // a capability written by the app would not help either
     for command in ["host_pick_file", "host.pickFile", "initialize", "shutdown", ""] {
         assert!(crate::commands::find(command).is_none());
     }

@@ -25,7 +25,7 @@ fn when_the_app_ends_in_the_middle_of_a_step_its_processes_are_gone_before_it_is
     let Host { app, folder: _folder, ending: _ending, .. } = host;
     let handle = app.handle().clone();
     let mut window = Some(window);
-    // until the last window is gone; one that is destroyed before the loop runs ends no mock app
+    // until the last window is gone; a window that is destroyed before the loop runs does not end a mock app
     app.run(move |_, event| {
         if let (tauri::RunEvent::Ready, Some(window)) = (event, window.take()) {
             std::thread::spawn(move || window.destroy().unwrap());
@@ -54,12 +54,12 @@ fn a_sidecar_that_is_killed_fails_its_calls_and_the_next_call_starts_another() {
     assert_eq!((&error["kind"], &error["data"]["signal"]), (&json!("SidecarGone"), &json!("SIGKILL")));
     assert_eq!(error["data"]["retryable"], true);
     assert!(error["data"].get("stderr").is_none());
-    // nothing is sent again by itself
+    // nothing is sent again automatically
     assert_eq!(invoke(&window, "jobs_list", json!({"params": {}})).unwrap(), json!({"jobs": []}));
     assert_ne!(host.pid(), daemon);
 }
 
-/// A program that tells its process's number and then does what the text says, whatever it is told.
+/// A program that reports its process id and then does what the text says, whatever it receives.
 #[cfg(unix)]
 fn stubborn(place: &TempDir, text: &str) -> std::path::PathBuf {
     use std::os::unix::fs::PermissionsExt;
@@ -103,7 +103,7 @@ fn a_sidecar_that_hangs_is_gone_within_two_seconds_of_the_apps_end_also_while_it
     }
 }
 
-/// Not a test: the app of the next one. It tells which environment its sidecar has.
+/// Not a test: the app of the next one. It reports the environment of its sidecar.
 #[cfg(unix)]
 #[test]
 fn app_with_surroundings() {
@@ -141,7 +141,7 @@ fn a_python_of_the_apps_surroundings_does_not_reach_the_sidecar() {
     }
 }
 
-/// Not a test: the app that the next one kills. It tells which processes it has.
+/// Not a test: the app that the next one kills. It reports its processes.
 #[test]
 fn app_to_be_killed() {
     if std::env::var_os("LOCARA_TEST_APP").is_none() {

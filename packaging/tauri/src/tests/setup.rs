@@ -1,4 +1,4 @@
-//! What the app lays down, and what it does where that is missing.
+//! The app's settings, and what happens if something is missing.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::DiffusionExt;
 use crate::builder::in_app_sandbox;
 use crate::folders::declared;
 
-/// Why an app with that text in place of its manifest is not built.
+/// Returns why an app with that text as its manifest cannot be built.
 fn unbuilt(manifest: Option<&str>, folder: Option<&str>) -> String {
     let place = TempDir::new();
     if let Some(text) = manifest {
@@ -32,14 +32,14 @@ fn an_app_without_its_manifest_does_not_start_and_says_why() {
     let told = unbuilt(None, None);
     assert!(told.contains("locara.json cannot be read") && told.contains("bundle.resources"), "{told}");
     let told = unbuilt(Some("[]"), None);
-    assert!(told.contains("locara.json is no JSON object"), "{told}");
+    assert!(told.contains("locara.json is not a JSON object"), "{told}");
 }
 
 #[test]
 fn a_manifest_that_cannot_be_understood_keeps_the_app_from_starting_and_its_place_is_named() {
     for text in ["", "{", "null", "{} {}", "\u{feff}{}", r#"{"schema": "#] {
         let told = unbuilt(Some(text), None);
-        assert!(told.contains("locara.json is no JSON object"), "{text}: {told}");
+        assert!(told.contains("locara.json is not a JSON object"), "{text}: {told}");
     }
     let place = TempDir::new();
     std::fs::create_dir(place.path().join("locara.json")).unwrap();
@@ -85,7 +85,7 @@ fn the_sidecar_is_found_among_the_resources_and_else_below_share() {
     let resources = place.path().join("usr/lib/studio");
     let among = resources.join(program);
     let found = || shipped(among.clone(), Some(&resources), program);
-    assert_eq!(found(), among, "where it is nowhere, it is missed where it belongs");
+    assert_eq!(found(), among, "if it does not exist, the path where it belongs is reported");
     let shared = place.path().join("usr/share/studio").join(program);
     for file in [&shared, &among] {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -161,7 +161,7 @@ fn the_platforms_folders_bear_the_apps_name() {
 #[test]
 fn a_folder_that_cannot_be_made_keeps_the_app_from_starting() {
     let told = unbuilt(Some(&manifest().to_string()), Some("locara.json/pictures")); // below a file
-    assert!(told.contains("the folder for user-folder, cannot be made"), "{told}");
+    assert!(told.contains("the folder for user-folder, cannot be created"), "{told}");
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_folder_that_the_sidecar_would_take_for_another_keeps_the_app_from_starting(
         build(&place, &[], |builder| builder.folder("user-folder", folder)).err().unwrap().to_string()
     };
     let told = refused(PathBuf::from("pictures"));
-    assert!(told.contains("the folder for user-folder, is no absolute path"), "{told}");
+    assert!(told.contains("the folder for user-folder, is not an absolute path"), "{told}");
     #[cfg(unix)]
     {
         use std::os::unix::ffi::OsStringExt;

@@ -1,4 +1,4 @@
-//! What the tests share: an app on the mock runtime, and what its web views are told.
+//! Shared by the tests: an app on the mock runtime, and what its web views receive.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use crate::{Builder, Diffusion};
 pub(super) const PROMPT: &str = "a red circle on a blue background";
 pub(super) const LOCAL: &str = "tauri://localhost";
 
-/// A folder that goes with the test.
+/// A folder that is removed after the test.
 pub(super) struct TempDir(PathBuf);
 
 impl TempDir {
@@ -46,7 +46,7 @@ impl Drop for TempDir {
     }
 }
 
-/// The daemon's program; make says which one.
+/// The daemon's program, set by make.
 pub(super) fn program() -> PathBuf {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     std::env::var_os("LOCARA_SIDECAR").map_or_else(|| repository.join(".venv/bin/locara-sidecar"), PathBuf::from)
@@ -90,7 +90,7 @@ pub(super) struct Host {
     pub(super) folder: TempDir,
 }
 
-/// Ends the sidecar of an app that is not run to its end.
+/// Ends the sidecar of an app that does not run to its end.
 pub(super) struct Ending(AppHandle<MockRuntime>);
 
 impl Drop for Ending {
@@ -140,7 +140,7 @@ pub(super) fn build(
     let seen = Arc::clone(&frames);
     let app = mock_builder()
         .channel_interceptor(move |webview, CallbackFn(channel), index, body| {
-            let InvokeResponseBody::Json(text) = body else { panic!("a frame that is no JSON") };
+            let InvokeResponseBody::Json(text) = body else { panic!("a frame that is not JSON") };
             let (window, message) = (webview.label().to_owned(), serde_json::from_str(text).unwrap());
             seen.lock().unwrap().push(Frame { window, channel, index, message });
             true
@@ -163,7 +163,7 @@ impl Host {
         tauri::async_runtime::block_on(self.diffusion().sidecar()).unwrap().pid().unwrap()
     }
 
-    /// The messages on a Channel so far; fails for a hole in the indexes.
+    /// The messages on a Channel so far; fails for a gap in the indexes.
     pub(super) fn messages(&self, channel: u32) -> Vec<Value> {
         let frames = self.frames.lock().unwrap();
         let of_channel = frames.iter().filter(|frame| frame.channel == channel);
@@ -189,7 +189,7 @@ pub(super) fn steady(steps: u32) -> Value {
     json!({"prompt": "fake:slow=250 a", "options": {"steps": steps, "model": "pocket"}})
 }
 
-/// What the engine has drawn, as its steps count.
+/// The number of finished steps that the engine has reported.
 pub(super) fn finished(steps: &[Value]) -> Vec<u64> {
     let drawn = steps.iter().filter(|step| step["phase"] == "denoising" && step["step"] != 0);
     drawn.map(|step| step["step"].as_u64().unwrap()).collect()
@@ -225,7 +225,7 @@ fn request(page: &str, command: &str, body: Value) -> InvokeRequest {
     }
 }
 
-/// The same, sent but not waited for: what is sent behind it comes behind it.
+/// The same without waiting; later commands still arrive after it.
 pub(super) fn send(window: &WebviewWindow<MockRuntime>, command: &str, body: Value) -> Receiver<Result<Value, Value>> {
     let (told, answer) = channel();
     let responder =
@@ -239,7 +239,7 @@ pub(super) fn send(window: &WebviewWindow<MockRuntime>, command: &str, body: Val
     answer
 }
 
-/// The same, while the test goes on.
+/// The same in the background, while the test goes on.
 pub(super) fn start(
     window: &WebviewWindow<MockRuntime>,
     command: &'static str,
@@ -249,7 +249,7 @@ pub(super) fn start(
     std::thread::spawn(move || invoke(&window, command, body))
 }
 
-/// Waits until something holds, which is looked at again and again; the bound is generous, because machines are busy.
+/// Waits until a condition holds, by polling; the limit is generous, because machines are busy.
 pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..3000 {
         if holds() {
@@ -269,7 +269,8 @@ pub(super) fn kill(pid: u32) {
     assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
 }
 
-/// A program that is a daemon of a version which the installed engine does not have, and at its next start the real one.
+/// A program that acts as a daemon of another version than the installed engine; from its next start on it is the real
+/// daemon.
 #[cfg(target_os = "linux")]
 pub(super) fn outdated(place: &TempDir) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;

@@ -8,7 +8,7 @@ use super::support::*;
 fn two_windows_share_one_sidecar_and_each_has_its_own_steps() {
     let host = host(&["locara-diffusion:default"], |builder| builder);
     let (first, second) = (host.window("first"), host.window("second"));
-    // both are the first to need it
+    // both need it first
     let calls = [start(&first, "generate", long(quick(4), 7)), start(&second, "generate", long(quick(4), 8))];
     for call in calls {
         call.join().unwrap().unwrap();
@@ -65,7 +65,7 @@ fn a_window_that_looks_at_anothers_job_takes_nothing_from_it_and_leaves_it_when_
         assert_eq!(answer["messages"], host.messages(channel).len());
         assert_eq!(host.messages(channel).last().unwrap()["progress"], 1.0);
     }
-    assert_eq!(host.messages(8).len(), seen, "a window that is gone is sent nothing");
+    assert_eq!(host.messages(8).len(), seen, "nothing is sent to a window that is gone");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_page_that_is_loaded_twice_quickly_follows_its_job_once() {
     assert_eq!(answer["result"], once.recv().unwrap().unwrap()["result"]);
     for before in [7, 8] {
         let last = host.messages(before).last().map_or(0.0, |step| step["progress"].as_f64().unwrap());
-        assert!(last < 1.0, "the page before is sent nothing more");
+        assert!(last < 1.0, "nothing more is sent to the previous page");
     }
 }
 

@@ -1,4 +1,4 @@
-// What the components share: the client, its models and its jobs.
+// Shared by the components: the client, its models and its jobs.
 
 import { createContext, type ReactNode, useContext, useEffect, useMemo, useSyncExternalStore } from "react";
 import type { ImageClient, PictureSource } from "./client.js";
@@ -11,7 +11,7 @@ export interface Shared {
   readonly jobs: JobStore;
   readonly models: ModelStore;
   readonly source: PictureSource;
-  /** Opens a web page outside of the app; without it links do what the page's links do. */
+  /** Opens a web page outside the app; without it, links behave like the page's other links. */
   readonly openLink: ((url: string) => void) | undefined;
 }
 
@@ -19,17 +19,17 @@ const Context = createContext<Shared | undefined>(undefined);
 
 export interface ImageProviderProps {
   client: ImageClient;
-  /** How this page shows finished pictures; by default those that came inline. */
+  /** How this page shows finished pictures; by default only inline ones. */
   source?: PictureSource | undefined;
   openLink?: ((url: string) => void) | undefined;
   children: ReactNode;
 }
 
-/** The `src` of a picture that came inline. */
+/** Returns the `src` of an inline picture. */
 export const inlineSource: PictureSource = ({ data, mimeType }) =>
   data === undefined ? undefined : `data:${mimeType};base64,${data}`;
 
-/** Gives the components a client. Put it high up: jobs and downloads live as long as it does. */
+/** Provides the components with a client. Put it high in the tree: jobs and downloads live as long as it does. */
 export function ImageProvider({ client, source = inlineSource, openLink, children }: ImageProviderProps) {
   const stores = useMemo(() => ({ client, jobs: new JobStore(client), models: new ModelStore(client) }), [client]);
   const shared = useMemo<Shared>(() => ({ ...stores, source, openLink }), [stores, source, openLink]);
@@ -39,7 +39,7 @@ export function ImageProvider({ client, source = inlineSource, openLink, childre
   return <Context.Provider value={shared}>{children}</Context.Provider>;
 }
 
-/** @throws Error outside of an ImageProvider. */
+/** @throws Error outside an ImageProvider. */
 export function useShared(): Shared {
   const shared = useContext(Context);
   if (shared === undefined) throw new Error("This component stands in no ImageProvider.");

@@ -45,7 +45,7 @@ def _sent(lab: Lab) -> None:
 def _handing(lab: Lab) -> Generator[tuple[Peer, HandingSocket]]:
     """Yield a session that was given a socket at spawn, and the host's end of it."""
     if sys.platform == "win32":
-        raise Skip("open files are handed over on a Unix socket")
+        raise Skip("open files are handed over through a Unix socket")
     socket = HandingSocket()
     try:
         peer = lab.session(*socket.flags, opening={"manifest": picking()}, inherited=socket.inherited)

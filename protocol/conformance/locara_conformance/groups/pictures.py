@@ -40,8 +40,8 @@ ENTRY: dict[str, Any] = {
 """A complete catalogue entry."""
 
 
-def turned(jpeg: bytes) -> bytes:
-    """Return the JPEG with an EXIF orientation that turns it by 90 degrees."""
+def rotated(jpeg: bytes) -> bytes:
+    """Return the JPEG with an EXIF orientation that rotates it by 90 degrees."""
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
 
@@ -130,7 +130,7 @@ def _jpeg_end(lab: Lab) -> None:
 @check("edit.rotated", "EDIT-11")
 def _rotated(lab: Lab) -> None:
     peer = _session(lab)
-    made = _size(peer.call("image.edit", _edit(turned(_jpeg(peer)), "image/jpeg"), timeout=40))
+    made = _size(peer.call("image.edit", _edit(rotated(_jpeg(peer)), "image/jpeg"), timeout=40))
     expect(made == (320, 256), f"a 256 × 320 picture with an EXIF rotation became {made}")
 
 

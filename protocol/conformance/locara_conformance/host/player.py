@@ -248,12 +248,12 @@ def main(scenario: str, record: str) -> NoReturn:
     """Play the scenario in that file; end as it says, or as a sidecar would."""
     assert sys.platform != "win32"
     file = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    fcntl.flock(file, fcntl.LOCK_EX)  # held until this process is gone, which tells the harness
+    fcntl.flock(file, fcntl.LOCK_EX)  # held until this process ends: the harness waits for that
     player = Player(json.loads(Path(scenario).read_text("utf-8")), file)
     player.note(started=os.getpid())
     try:
         player.run()
-    except Exception as error:  # noqa: BLE001  told to the harness, which cannot see it otherwise
+    except Exception as error:  # noqa: BLE001  recorded, because the harness cannot see it otherwise
         player.note(fault=f"{type(error).__name__}: {error}")
     time.sleep(_SECONDS)
     os._exit(3)

@@ -128,7 +128,7 @@ class Match:
                 os.killpg(process.pid, signal.SIGKILL)
                 out, _ = process.communicate()
             except KeyboardInterrupt:
-                os.killpg(process.pid, signal.SIGKILL)  # it has a session of its own, and heard of no Ctrl-C
+                os.killpg(process.pid, signal.SIGKILL)  # it runs in its own session, so Ctrl-C did not reach it
                 process.wait()
                 raise
             log.seek(0)

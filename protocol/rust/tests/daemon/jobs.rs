@@ -99,7 +99,7 @@ async fn more_calls_than_were_allowed_are_refused_at_once() {
     drawing(&mut messages).await;
     let (_, second) = sidecar.generate(params(PROMPT, steps(2)));
     let error = sidecar.ping().await.unwrap_err();
-    assert_eq!((error.to_string().as_str(), error.retryable()), ("2 calls are under way already.", true));
+    assert_eq!((error.to_string().as_str(), error.retryable()), ("2 calls are already in flight.", true));
     first.cancel();
     assert_eq!(first.await.unwrap_err().kind(), Some(&ErrorKind::RequestCancelled));
     second.await.unwrap();

@@ -89,7 +89,8 @@ class ConfinedFolder(HeldFolder):
 
         :param on_conflict: if the name is taken: use ``name-2.png``, fail, or replace the file.
         :param cancelled: called repeatedly until shortly before the file gets its name.
-        :param begin: called last, once for each way of publishing that is tried; False if nobody waits for it any more.
+        :param begin: called last, once for each way of publishing that is tried; returns False if nobody waits for the
+            file any more.
         :raises RpcError: InvalidParams for a path that is never allowed; InsufficientDisk; RequestCancelled;
             StorageError with ``errno`` for everything else.
         """

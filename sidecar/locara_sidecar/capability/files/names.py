@@ -1,7 +1,7 @@
 """Which relative paths may name a file in a granted folder. Pure: no file is accessed.
 
 A new name must mean the same on every system and to every reader: what is refused here is refused everywhere, even if
-this machine's file system would accept it. An existing file has the name it has; only names that could lead out of the
+this machine's file system would accept it. An existing file may have any name; only names that could lead out of the
 folder are refused there.
 """
 
@@ -88,7 +88,7 @@ def _components(relative: str, form: Literal["NFC"] | None) -> tuple[str, ...]:
 
 
 def _check_step(part: str) -> str:
-    """Refuse what is not a step down, or too long; return the part without what some file systems and most
+    """Refuse a component that is not a step down, or is too long. Return it without what some file systems and most
     readers ignore.
     """
     if not part:

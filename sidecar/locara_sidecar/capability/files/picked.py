@@ -56,7 +56,7 @@ class PickedFile:
         self._users += 1
 
     def leave(self) -> bool:
-        """Count one user less: a call, or the pick itself; return whether it was the last, who must :meth:`close`."""
+        """Count one user fewer: a call, or the pick itself; return whether it was the last, who must :meth:`close`."""
         self._users -= 1
         return not self._users
 
@@ -123,7 +123,7 @@ class _TargetFolder(ConfinedFolder):
             self.close()
             raise _explained(error, name) from error
         try:
-            # an existing file has the name it has; a new one gets a name that means the same everywhere
+            # an existing file may have any name; a new one gets a name that means the same everywhere
             self.name = name if self._ours is not None else names.split(name, PATH)[-1]
         except RpcError:
             self.close()

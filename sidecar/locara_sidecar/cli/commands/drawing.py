@@ -132,7 +132,7 @@ def run(request: Request, *, show: bool = False) -> int:
     """
     console = Console(request.preview)
     if (what := unsendable(request)) is not None:
-        return _stop(console, f"{what} is not valid UTF-8, as texts and names have to be here.", status=2)
+        return _stop(console, f"{what} is not valid UTF-8; texts and names must be.", status=2)
     try:
         request.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -161,9 +161,9 @@ def run(request: Request, *, show: bool = False) -> int:
 
 
 def unsendable(request: Request) -> str | None:
-    """Return what in a request is not UTF-8, as the user named it; None if all of it can be sent.
+    """Return the part of a request that is not UTF-8, by the user's name for it; None if all of it can be sent.
 
-    Python keeps the odd bytes of an argument as lone surrogates, which no line of the contract can hold.
+    Python keeps the odd bytes of an argument as lone surrogates, which no line of the contract can contain.
     """
     output: dict[str, Any] = request.options.get("output") or {}
     named = [("The prompt", request.prompt)]

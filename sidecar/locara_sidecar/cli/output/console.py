@@ -148,7 +148,7 @@ class Console:
         columns, rows = shutil.get_terminal_size()
         room = max(1, min(columns - 2 * _MARGIN, _ROOM[0])), max(1, min(rows - 4, _ROOM[1]))
         box = pictures.fitting(picture, room, found.cell)
-        height = max(box[1], self._box[1])  # a higher old one leaves empty rows
+        height = max(box[1], self._box[1])  # a taller old picture leaves empty rows
         same, self._box = box == self._box, (box[0], height)
         if found.pictures == "blocks":
             half = pictures.blocks(picture, box, true_colour=os.environ.get("COLORTERM", "") in ("truecolor", "24bit"))
@@ -209,7 +209,7 @@ class Console:
 
 
 def _harmless(text: str) -> str:
-    """Return a text without what would control a terminal. Much of what is printed comes from an engine, or from a
+    """Return a text without anything that would control a terminal. Much of the output comes from an engine, or from a
     model's files.
     """
     return _COMMANDS.sub("\ufffd", text)

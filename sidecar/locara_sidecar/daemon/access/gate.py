@@ -37,7 +37,7 @@ class Gate:
         installed.
     :param policy: returns the session's current policy.
     :param record: records a decision.
-    :param prefer_float16: whether the engine is told to take float16 where a GPU has no bfloat16.
+    :param prefer_float16: whether the engine uses float16 where a GPU has no bfloat16.
     """
 
     def __init__(
@@ -286,8 +286,8 @@ class Gate:
         return digest
 
     def _pinned(self) -> set[str]:
-        """Return the models for which the manifest allows certain versions only: an entry without a digest beside one
-        that has one does not lift that.
+        """Return the models of which the manifest allows only certain versions. An entry without a digest does not lift
+        the pin of another entry.
         """
         manifest = self._policy().manifest
         return set() if manifest is None else {entry.id for entry in manifest.models if entry.digest is not None}

@@ -83,6 +83,6 @@ def digest(model_id: str, folder: Path, read: Callable[[int], object]) -> str:
 
 
 def lost(model_id: str) -> RpcError:
-    """An update moved or removed one of the sidecar's own models, as an update to another Python does."""
+    """Build the error for one of the sidecar's own models that an update (such as one to another Python) moved."""
     text = f"An update replaced the sidecar's files, and {model_id} is no longer where it was."
     return RpcError("EngineUnavailable", f"{text} Restart the sidecar.", reason="updated", model=model_id)

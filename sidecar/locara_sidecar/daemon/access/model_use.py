@@ -1,4 +1,4 @@
-"""Keeps a model in place while a job uses it, and tells other processes what this daemon's engine has loaded.
+"""Keeps a model in place while a job uses it, and informs other processes about what this daemon's engine has loaded.
 
 A shared lock keeps ``gc`` away from the model, and a lease informs other daemons' memory plans. Both are released when
 the engine has ended.
@@ -122,7 +122,7 @@ class ModelUse:
                 self._start_task(self._watch, folder)
 
     def _take(self, store: Store, entry: Entry, folder: Path) -> None:
-        """Hold a folder in place of others, and reserve its memory. Runs in a thread."""
+        """Hold a folder instead of those held before, and reserve its memory. Runs in a thread."""
         if folder != self._folder:
             lock = None
             if folder.parent == store.models:

@@ -128,21 +128,22 @@ class EngineClient:
         )
 
     def saw(self, program: Program | None) -> None:
-        """Say what engines are started from now, None if it is not there: the next job gets a new engine if the folder
-        of the running one was replaced.
+        """Set what engines are started from, None if it does not exist: the next job gets a new engine if the folder of
+        the running one was replaced.
         """
         self._supervisor.program = program
 
     @property
     def outdated(self) -> bool:
-        """Whether what the last engine was started from was replaced since, or is gone."""
+        """Whether the folder that the last engine was started from has since been replaced, or is gone."""
         return self._supervisor.started_from != self._supervisor.program
 
     def replace(self, failure: RpcError) -> None:
-        """Have the job that failed in an outdated engine done by a new one.
+        """Let a new engine do the job that failed in an outdated one.
 
         :param failure: how it failed, for the log.
-        :raises RpcError: EngineUnavailable, if there is nothing to start one from; the failure, if there will be none.
+        :raises RpcError: EngineUnavailable if there is nothing to start one from; the failure if there will be no
+            other.
         """
         supervisor = self._supervisor
         if supervisor.lifecycle.closed:
@@ -150,7 +151,7 @@ class EngineClient:
         if supervisor.program is None:
             raise failures.unavailable(self._engine, "the folder that it is started from is gone") from failure
         supervisor.retire(
-            f"a job failed ({failure.kind}) after the engine's files had been replaced; it begins anew in another one"
+            f"a job failed ({failure.kind}) after the engine's files had been replaced; it starts over in another one"
         )
 
     async def run(self, spec: frames.JobSpec, on_event: Callable[[JobEvent], None]) -> frames.Done:

@@ -19,7 +19,7 @@ def cancelled() -> RpcError:
 
 
 def unavailable(engine: str, reason: str) -> RpcError:
-    """The engine, or the system, says that it cannot run here."""
+    """The engine, or the system, reports that it cannot run here."""
     return RpcError("EngineUnavailable", f"The {engine} engine is not available: {reason}.", reason=reason)
 
 

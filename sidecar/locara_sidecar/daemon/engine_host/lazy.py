@@ -36,8 +36,8 @@ class _Asked:
     def __init__(self) -> None:
         self.cancelled = False
         self.waiting: anyio.CancelScope | None = None
-        """Around the wait for the client or the folder; cancelling the scope alone would not do, because that has no
-        effect on a wait that is just over."""
+        """Surrounds the wait for the client or the folder. Cancelling the scope alone is not enough, because that has
+        no effect on a wait that is just over."""
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -94,10 +94,10 @@ class LazyEngine:
     async def _perform(
         self, job: str, on_event: Callable[[JobEvent], None], perform: Callable[[EngineClient, _Tell], Awaitable[_T]]
     ) -> _T:
-        """Have a job done, from the start again if it failed in an engine whose program was replaced meanwhile.
+        """Run a job; run it again from the start if it failed in an engine whose program was replaced meanwhile.
 
-        Such an engine is of an old version and, if confined, cannot open what it has not opened yet, so how it fails
-        says nothing. What it has told is not told again.
+        Such an engine has an old version and, if confined, cannot open any further files, so its failure says nothing.
+        What it has reported is not reported again.
         """
         asked = self._asked[job] = _Asked()
         try:
@@ -122,10 +122,10 @@ class LazyEngine:
                     told.again()
         finally:
             del self._asked[job]
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     async def _made_for(self, asked: _Asked) -> EngineClient:
-        """Return the client, which has been told what engines are started from now.
+        """Return the client, after updating what engines are started from.
 
         :raises RpcError: RequestCancelled, if the job is cancelled while waiting.
         """
@@ -149,7 +149,7 @@ class LazyEngine:
 
     @property
     def _updated(self) -> bool:
-        """Whether an engine is now started from something else than the daemon was."""
+        """Whether an engine would now be started from other files than the daemon was."""
         return self._first is not None and self._latest is not None and self._first != self._latest
 
     async def unload(self) -> bool:
@@ -187,6 +187,6 @@ def _import_client() -> None:
 
 
 def _look(*, wait: bool) -> Program | None:
-    """Import the client, and look what engines are started from."""
+    """Import the client, and find out what engines are started from."""
     _import_client()
     return program.find(wait=wait)

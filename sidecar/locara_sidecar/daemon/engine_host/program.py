@@ -11,7 +11,7 @@ from locara_sidecar.machine import bundle
 
 _SWAP = 5.0  # seconds between the two renames that replace a folder
 _LOOK_EVERY = 0.05
-_in_vain: set[str] = set()  # the folder, if it was waited for and did not come: the next call need not wait again
+_in_vain: set[str] = set()  # the folder, if a wait for it was in vain: the next call need not wait again
 
 
 _first: list[Program] = []
@@ -21,15 +21,15 @@ class Program(Record, frozen=True):
     """Identifies what an engine was started from."""
 
     folder: tuple[int, int, int]
-    """Changes if the folder is replaced: a confined engine may then open nothing more, because its sandbox knows only
-    the folder that is gone. The last number is a time, because a file system gives the inode number of a folder that
-    was deleted to the next one; it also changes when something is added to the folder itself, which is rare."""
+    """Changes if the folder is replaced: a confined engine can then open nothing more, because its sandbox knows only
+    the old folder. The last number is a time, because a file system gives the inode number of a deleted folder to the
+    next one; it also changes when something is added to the folder itself, which is rare."""
     build: tuple[int, int, int] | None = None
     """Changes if a bundle's files are replaced inside the folder, as ``dpkg`` does; None for other installations."""
 
 
 def find(*, wait: bool = True) -> Program | None:
-    """Return what engines are started from now, None if it is not there.
+    """Return what engines are now started from, None if it does not exist.
 
     Reads files, so keep it off the event loop.
 

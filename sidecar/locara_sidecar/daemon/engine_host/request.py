@@ -36,7 +36,7 @@ class Request:
         self._result: Result | Exception | None = None
 
     def report(self, event: JobEvent) -> bool:
-        """Tell the caller. Return False if that failed: then the job has to stop, and ends with that error."""
+        """Report to the caller. Return False if that failed: then the job must stop, and ends with that error."""
         if self.abandoned or self._result is not None:
             return True
         try:

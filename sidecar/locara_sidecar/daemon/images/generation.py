@@ -154,7 +154,7 @@ class Generation:
         )
 
     def cancel(self) -> None:
-        """Make the engine stop the job, and end all waits for files."""
+        """Stop the job in the engine, and end all waits for files."""
         self._files.cancel()
         self._shared.engine.cancel(self._job.id)
 

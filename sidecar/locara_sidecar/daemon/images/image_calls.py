@@ -66,8 +66,8 @@ class ImageCalls:
             self._shared.start_task(self._open, job, sources)
 
     def _kind_of_edit(self, asked: str | None, pictures: int) -> Callable[[Entry], str | None]:
-        """Return which modality a model needs for an edit of that many pictures; of the models that may be chosen, only
-        those count that take so many, if there are any.
+        """Return the modality that a model needs for an edit of that many pictures. Of the models that may be chosen,
+        only those that accept that many count, if there are any.
         """
         enough = any(entry.references >= pictures for entry in self._gate.catalogue)
         least = pictures if asked is None and enough else 0

@@ -84,8 +84,8 @@ class PickedFiles:
         return self._descriptors.take(passed)
 
     def _refuse_form(self, call: Call, error: RpcError, passed: str | None) -> None:
-        """Refuse a call that does not give one file in one way. What was sent for it is used up, too: the socket would
-        fill up with what no call takes.
+        """Refuse a call that does not give one file in one way. A descriptor that was sent for it is used up, too:
+        otherwise the socket would fill up.
 
         :raises RpcError: ``error``, if nothing was sent.
         """
@@ -205,7 +205,7 @@ class PickedFiles:
 
 
 def _close_late(file: PickedFile | None) -> None:
-    """Close a file that was opened but not taken."""
+    """Close a file that was opened but is not used."""
     if file is not None:
         file.close()
 

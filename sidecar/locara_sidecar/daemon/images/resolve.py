@@ -168,9 +168,9 @@ class Resolved(Record, frozen=True):
 
 
 def strength_of(params: GenerateParams, entry: Entry) -> float | None:
-    """Return how much an edit changes, in (0, 1]; None for what has no strength.
+    """Return how much an edit changes, in (0, 1]; None for a job without a strength.
 
-    :raises RpcError: InvalidParams for a model that cannot edit, or not so many pictures, or that follows an
+    :raises RpcError: InvalidParams for a model that cannot edit, or not that many pictures, or that follows an
         instruction but was given a strength or a mask.
     """
     if not isinstance(params, EditParams):

@@ -53,7 +53,7 @@ class Saver:
         files: UserFiles,
     ) -> None:
         self._files = files
-        self._left = False  # whether an abandoned thread has the folder, and will close it
+        self._left = False  # whether an abandoned thread still uses the folder, and will close it
         self._grant = grant
         self._output = output
         self._target = target
@@ -71,7 +71,7 @@ class Saver:
         self.seconds = 0.0
 
     async def open(self) -> None:
-        """Open the granted folder before any work is done, so that no picture is drawn in vain.
+        """Open the granted folder before any work is done, so that no picture is drawn for nothing.
 
         :raises RpcError: StorageError or InvalidParams.
         """

@@ -72,7 +72,7 @@ class JobCalls:
         return AttachResult(job_id=ended.info.job_id, state=ended.state)
 
     def result(self, _call: Call, params: JobResultParams) -> Any:
-        """Return or raise exactly what the job's call was answered with.
+        """Return the answer to the job's own call, or raise its error.
 
         :raises RpcError: that error; InvalidParams for an unknown job; InvalidRequest for one that has not ended.
         """
@@ -93,7 +93,7 @@ class JobCalls:
 
 
 def _with_room(jobs: Iterable[JobInfo]) -> list[JobInfo]:
-    """Leave out the prompts from the first on for which there is no room."""
+    """Leave out the prompts from the first one that does not fit."""
     left = MAX_PROMPT_BYTES_LISTED
     found: list[JobInfo] = []
     for job in jobs:

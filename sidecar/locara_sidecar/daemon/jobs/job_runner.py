@@ -169,7 +169,7 @@ class JobRunner:
         await work.aclose()  # before the answer: the host may then remove the files
         self._finish(job, state, outcome)
         if not self._queue.all():
-            with contextlib.suppress(RuntimeError):  # the system refuses a thread: then do without
+            with contextlib.suppress(RuntimeError):  # the system refuses a thread: do without
                 await anyio.to_thread.run_sync(memory.give_back)
 
     def _drop(self, job: Job, state: JobState, outcome: Exception) -> None:

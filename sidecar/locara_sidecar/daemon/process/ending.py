@@ -84,7 +84,7 @@ class Ending:
                 name = signal.Signals(number[0]).name
                 try:
                     self._stop(name)
-                except Exception:  # noqa: BLE001 -- whatever became of it, the process ends
+                except Exception:  # noqa: BLE001 -- whatever happened, the process ends
                     self.begin()
         time.sleep(self._seconds)
         self._overdue()

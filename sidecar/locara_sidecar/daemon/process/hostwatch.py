@@ -61,7 +61,7 @@ def watch_process(pid: int, on_gone: Callable[[], None], start_task: Callable[..
 async def _ask(pid: int, on_gone: Callable[[], None]) -> None:
     import anyio  # rarely needed
 
-    while exists(pid):  # noqa: ASYNC110 -- nothing tells of it
+    while exists(pid):  # noqa: ASYNC110 -- nothing signals it
         await anyio.sleep(_POLL_SECONDS)
     on_gone()
 
@@ -80,7 +80,8 @@ def _watch(pid: int, on_gone: Callable[[], None], alive: Callable[[], bool]) -> 
 def _wait_for_end(pid: int, alive: Callable[[], bool]) -> bool:
     """Block until the process ends; False if the system does not support that.
 
-    ``alive`` is called once the descriptor exists: before that, another process may have got the id of one that ended.
+    ``alive`` is called once the descriptor exists: before that, the id of a process that ended may have gone to another
+    one.
     """
     try:
         if sys.platform == "linux":

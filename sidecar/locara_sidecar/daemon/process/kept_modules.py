@@ -1,8 +1,8 @@
-"""Keeps in memory, in a bundle, the modules that the daemon has not needed yet: an update may replace the folder.
+"""In a bundle, keeps modules in memory that the daemon has not needed yet: an update may replace the folder.
 
-Modules are imported when they are first needed: that starts quicker and takes less memory. After an update they would
-come from another version, which may have none of that name, or of another Python. So a running daemon takes those that
-it kept, as bytes of compiled code; only extension modules, which the system loads from a file, are imported ahead.
+Modules are imported when they are first needed: that makes the start faster and takes less memory. After an update they
+would come from another version, which may lack them, or be for another Python. So a running daemon uses those that it
+kept, as bytes of compiled code. Only extension modules, which the system loads from a file, are imported in advance.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NOT_KEPT = frozenset(  # large, or nothing that a daemon uses
         *("msilib", "Tools", "tests", "xml", "multiprocessing"),
     }
 )
-_EXTENSIONS = (  # also of libraries that ours use; what a system does not have, or has built in, costs nothing
+_EXTENSIONS = (  # also those of libraries that ours use; modules that a system lacks, or has built in, cost nothing
     *("_asyncio", "_bisect", "_blake2", "_bz2", "_csv", "_ctypes", "_datetime", "_hashlib", "_heapq", "_json", "_lzma"),
     *("_opcode", "_pickle", "_posixshmem", "_posixsubprocess", "_queue", "_random", "_scproxy", "_sha2", "_sha512"),
     *("_socket", "_ssl", "_statistics", "_struct", "_uuid", "_zoneinfo", "array", "binascii", "fcntl", "grp", "math"),
@@ -54,7 +54,7 @@ _UNCHECKED = b"\1\0\0\0"  # its flags, if it need not be compared with its sourc
 
 
 def start() -> None:
-    """Begin, in a thread that nothing waits for. Without one, modules are read when they are needed."""
+    """Start, in a thread that nothing waits for. If there can be no thread, modules are read when they are needed."""
     try:
         threading.Thread(target=_keep_in_bundle, name="kept-modules", daemon=True).start()
     except RuntimeError:  # the system refuses another thread
@@ -82,7 +82,7 @@ def wait_until_kept() -> None:
 
 
 def run(main: Callable[[], Awaitable[None]], has_begun: Callable[[], bool]) -> None:
-    """Import the event loop and run ``main`` in it; try again once if an update got in the way.
+    """Import the event loop and run ``main`` in it; retry once if an update got in the way.
 
     :param has_begun: whether there is an event loop: what fails from then on is raised.
     """
@@ -94,14 +94,14 @@ def run(main: Callable[[], Awaitable[None]], has_begun: Callable[[], bool]) -> N
     except (ImportError, OSError):
         if has_begun():
             raise
-        load("anyio._backends._asyncio")  # which anyio could not
+        load("anyio._backends._asyncio")  # anyio could not
         anyio.run(main)
 
 
 def load(name: str) -> None:
-    """Import a module; once more if its file, or one of those that it imports, was renamed as it was being read.
+    """Import a module; retry once if its file, or that of a module that it imports, was renamed during the import.
 
-    :raises ImportError: or OSError, if the second try fails too.
+    :raises ImportError: or OSError, if the second attempt fails too.
     """
     try:
         importlib.import_module(name)
@@ -112,7 +112,7 @@ def load(name: str) -> None:
 
 
 class _PatientFinder:
-    """Finds what no other finder has found because the whole installation was away."""
+    """Finds modules that no other finder has found because the whole installation was gone for a moment."""
 
     since: program.Program | None = None
 
@@ -123,7 +123,7 @@ class _PatientFinder:
         if program.find(wait=False) == self.since:
             return None  # nothing was replaced: there is no such module
         program.find()
-        importlib.invalidate_caches()  # they may say that there was no such folder
+        importlib.invalidate_caches()  # they may have cached that there is no such folder
         return PathFinder.find_spec(name, path, target)
 
 
@@ -139,13 +139,13 @@ def keep() -> int:
             with contextlib.suppress(OSError):  # reported when it is first used
                 finder.add(name, path)
     for name in (*_EXTENSIONS, *_READERS):
-        with contextlib.suppress(ImportError, OSError):  # of another system or Python; or an update took a file
+        with contextlib.suppress(ImportError, OSError):  # of another system or Python; or an update removed a file
             importlib.import_module(name)
     return len(finder.kept)
 
 
 class _Finder:
-    """Finds the modules that were kept, before anything is looked for on the disk."""
+    """Finds the modules that were kept, before any other finder looks on the disk."""
 
     def __init__(self) -> None:
         self.kept: dict[str, tuple[str, bytes, bool]] = {}
@@ -175,7 +175,7 @@ class _Loader(SourceFileLoader):
         self._compiled = compiled
 
     def get_code(self, fullname: str) -> CodeType:
-        """Return the code that was kept."""
+        """Return the kept code."""
         del fullname
         code: CodeType = marshal.loads(self._data) if self._compiled else self.source_to_code(self._data, self.path)
         return code

@@ -1,7 +1,7 @@
 """Checks the process's resource limits before anything is accepted.
 
 Running out later can strike anywhere: in an import, in the event loop's own pipes, in a thread that dies before it
-runs. So a host whose limits are too low is told at startup which one to raise.
+runs. So at startup a host whose limits are too low learns which one to raise.
 """
 
 from __future__ import annotations

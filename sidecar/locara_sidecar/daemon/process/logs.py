@@ -90,7 +90,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._put(record)
-        except Exception:  # noqa: BLE001 -- whoever logs has something more important to do
+        except Exception:  # noqa: BLE001 -- the caller has something more important to do
             _sink.dropped()
 
     def _put(self, record: logging.LogRecord) -> None:

@@ -103,7 +103,7 @@ class Calls:
         for call in list(self._in_flight.values()):
             try:
                 call.fail(error if isinstance(error, RpcError) else unexpected(call.method, error))
-            except Exception:  # noqa: BLE001 -- no memory for this one: perhaps for the next
+            except Exception:  # noqa: BLE001 -- no memory for this one, but perhaps for the next
                 continue
 
 
@@ -120,7 +120,7 @@ class Call:
 
     @property
     def answered(self) -> bool:
-        """Whether the answer has been given, if only because the process is ending."""
+        """Whether it has been answered, if only because the process is ending."""
         return self._answered
 
     def succeed(self, result: Any) -> None:

@@ -192,7 +192,7 @@ class Server:
                 _give(call, handler.then(call, params, self._kept[method.name]))
             elif self._start_aside(self._after_disk, call, handler, params):
                 self._at_disk = True
-            else:  # nobody else has to wait yet
+            else:  # nobody else is waiting yet
                 _give(call, handler.then(call, params, handler.fetching(params)()))
 
     async def _after_disk(self, call: Call, handler: OffLoopHandler, params: Any) -> None:

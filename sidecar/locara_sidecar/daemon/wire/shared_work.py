@@ -1,4 +1,4 @@
-"""Lets calls that ask the same at the same time share one answer, so that a host can ask faster than the disk answers.
+"""Lets identical calls at the same time share one answer, so that a host can ask faster than the disk answers.
 
 A call never gets an answer from before it arrived: it shares only work that has not begun. So nothing is kept, and
 nothing can be out of date.

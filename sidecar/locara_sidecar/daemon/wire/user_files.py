@@ -68,7 +68,7 @@ class UserFiles:
 
 
 class Handover:
-    """Settles who is first: a working thread or the task that waits for it."""
+    """Decides which comes first: a working thread, or the task that stops waiting for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

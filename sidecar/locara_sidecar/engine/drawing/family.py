@@ -209,7 +209,7 @@ class Family(ABC):
     def to_image(self, pixels: Array) -> PilImage:
         """Convert pixels to an RGB picture exactly as diffusers does."""
 
-    # --- what an adapter may say otherwise -----------------------------------------------
+    # --- what an adapter may override -----------------------------------------------
 
     def require_source(self, source: Source) -> None:
         """Require that the model supports this edit; needs no weights.
@@ -259,7 +259,7 @@ class Family(ABC):
         return self._numbers
 
     def _is_wide(self, name: str, key: str) -> bool:
-        """Whether the tensor ``key`` of a component is in float32 where a job has float16."""
+        """Whether the tensor ``key`` of a component is in float32 in a float16 job."""
         del name, key
         return False
 

@@ -20,7 +20,7 @@ _LINEAR = re.compile(r"\.\d+\..*\.weight$")
 _EMBEDDING = "relative_attention_bias"  # T5's table of relative positions, inside its first block
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _WORDS_OUT = "lm_head."
-"""What a model of words ends with, and no picture needs."""
+"""The last layers of a language model, which no picture needs."""
 _WORD = 32  # bits
 _PIXELS = 8  # pixels per latent pixel along a side, in most models
 
@@ -28,7 +28,7 @@ _PIXELS = 8  # pixels per latent pixel along a side, in most models
 def parts_of(family: Family, components: Iterable[Component], is_wide: Callable[[str, str], bool]) -> list[Part]:
     """Return a :class:`Part` for each component. Reads the files' headers only.
 
-    :param is_wide: of a component's name and a tensor's, whether the engine has it in float32 in place of float16.
+    :param is_wide: takes a component's name and a tensor's; whether the engine has it in float32 instead of float16.
     """
     return [_part(component, family, is_wide) for component in components]
 
@@ -68,7 +68,7 @@ def _part(component: Component, family: Family, is_wide: Callable[[str, str], bo
 
 
 def _unread(key: str, component: Component, family: Family) -> bool:
-    """Whether a tensor of a text encoder belongs to what lies above the states that the family reads."""
+    """Whether a tensor of a text encoder belongs to layers above the states that the family reads."""
     if not family.taps:
         return False
     if key.startswith(_WORDS_OUT):
@@ -81,7 +81,7 @@ def _unread(key: str, component: Component, family: Family) -> bool:
 def _shapes(component: Component) -> Iterable[tuple[str, str, list[int]]]:
     for path in component.files:
         with safe_open(path, framework="numpy") as file:
-            for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+            for key in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
                 tensor = file.get_slice(key)
                 yield key, tensor.get_dtype(), tensor.get_shape()
 

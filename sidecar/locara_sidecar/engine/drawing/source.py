@@ -5,9 +5,9 @@ becomes pixels is defined in ``engine/decoding``. Every engine uses it.
 
 - Without a size of its own, the job gets the size of its (first) picture. Otherwise picture and mask are resized to
   it, the mask by averaging, so that a thin line remains as a grey one.
-- A model that takes several references sees each in a size of its own, whatever the job's: only what has more than
-  :data:`REFERENCE_AREA` pixels is scaled down to that, and :func:`on_grid` crops it. (As diffusers' pipelines do it,
-  and the model was trained.)
+- A model that takes several references sees each at its own size, whatever the job's: only a picture with more than
+  :data:`REFERENCE_AREA` pixels is scaled down to that, and :func:`on_grid` crops it. (diffusers' pipelines do the
+  same, and the model was trained this way.)
 - The mask's level is the opacity of the model's picture in the result: 255 all of it, 0 none, in proportion between.
   The model works on latents, each of which covers a patch of pixels; it repaints every patch that has any level above
   0. (diffusers' pipelines cut the mask off at half and look at one pixel per patch, so a line that misses it is not
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 
 REFERENCE_AREA = 1 << 20
-"""The most pixels that one reference has for a model that takes several."""
+"""The maximum number of pixels of one reference for a model that takes several."""
 LEAST_REFERENCE_SIDE = 64
 MOST_REFERENCE_ASPECT = 8
-"""What diffusers' pipelines require of such a reference: pixels on its shorter side, and the ratio of its sides."""
+"""diffusers' requirements for such a reference: pixels on its shorter side, and the ratio of its sides."""
 
 
 class Source(NamedTuple):
@@ -45,7 +45,7 @@ class Source(NamedTuple):
 
     ``resized``: the host's picture had another size, so the result cannot keep any of its pixels. ``warnings``: (kind,
     sentence) pairs about anything doubtful. ``references``: for a model that takes several, all pictures of the call in
-    its order, ``image`` included, each RGB in its own size; empty for any other model.
+    its order, ``image`` included, each RGB at its own size; empty for any other model.
     """
 
     image: PilImage
@@ -81,7 +81,7 @@ def read(spec: JobSpec, room: decoding.Room) -> Source:
     """
     edit = spec.edit
     assert edit is not None
-    row = FAMILIES.get(spec.model.family)  # the fake engine pretends to run others, too
+    row = FAMILIES.get(spec.model.family)  # the fake engine pretends to run other models, too
     several = len(edit.images) > 1 if row is None else row.references > 1
     warnings: list[tuple[str, str]] = []
     picture = _decoded(edit, 0, room, warnings)
@@ -116,7 +116,7 @@ def _decoded(edit: EditSpec, index: int, room: decoding.Room, warnings: list[tup
 
 
 def _reference(picture: PilImage, path: str) -> PilImage:
-    """Return a picture as a model sees it that takes several: with at most :data:`REFERENCE_AREA` pixels."""
+    """Return a picture as a model that takes several sees it: with at most :data:`REFERENCE_AREA` pixels."""
     shorter, longer = sorted(picture.size)
     if shorter < LEAST_REFERENCE_SIDE or longer > shorter * MOST_REFERENCE_ASPECT:
         limits = f"at least {LEAST_REFERENCE_SIDE} on each side, and at most {MOST_REFERENCE_ASPECT} times as many"

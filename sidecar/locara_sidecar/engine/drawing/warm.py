@@ -145,7 +145,7 @@ class WarmModel:
     ) -> tuple[Opened, Plan]:
         """Open the model with the quantization of its plan. ``auto`` keeps the current quantization if it fits.
 
-        :param require: rejects what the job asks and the model does not support, before memory is planned.
+        :param require: rejects options that the model does not support, before memory is planned.
         :raises EngineError: InsufficientMemory, EngineUnavailable, or what opening raises.
         """
         model, current = demand.model, self.opened

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.folder.config_members import Members
 
 QUANTIZED = ("quantization_config", "compression_config")
-"""Members that say that a library quantized the weights in a format of its own."""
+"""Members that show that a library quantized the weights in its own format."""
 PREPARED = "quantization"
 """Marks a component that was prepared for MLX."""
 _WRITTEN_OUT = "_use_default_values"

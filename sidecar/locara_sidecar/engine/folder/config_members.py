@@ -103,7 +103,7 @@ _TINY: dict[str, Rule] = {
     "force_upcast": switch,
 }
 _TINY_HARMLESS = frozenset({"latent_magnitude", "latent_shift", "block_out_channels"})
-"""For showing latents as pictures, which is not done here; the last one repeats the widths."""
+"""For showing latents as pictures, which we do not do; the last one repeats the widths."""
 
 _DOWN = ("DownBlock2D", "CrossAttnDownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D",
          "SimpleCrossAttnDownBlock2D", "KDownBlock2D", "KCrossAttnDownBlock2D")  # fmt: skip
@@ -130,7 +130,7 @@ _UNET: dict[str, Rule] = {
     "only_cross_attention": either(switch, each(switch, _LEVELS)),
     "block_out_channels": each(_WIDTH, _LEVELS),
     "layers_per_block": either(whole(1, 64), each(whole(1, 64), _LEVELS)),
-    "downsample_padding": whole(0, 1),  # with more, the way up gets pictures of other sizes
+    "downsample_padding": whole(0, 1),  # with more, the way up would get pictures of other sizes
     "mid_block_scale_factor": number(1e-3, 1e3),
     "act_fn": _UNET_ACTIVATION,
     "norm_num_groups": whole(1, 1024),
@@ -194,7 +194,7 @@ _BOTH_FLUX: dict[str, Rule] = {
     "num_attention_heads": _LAYERS,
     "joint_attention_dim": _WIDTH,
 }
-"""What FLUX.1 and FLUX.2 have alike."""
+"""What FLUX.1 and FLUX.2 have in common."""
 
 _FLUX: dict[str, Rule] = _BOTH_FLUX | {
     "pooled_projection_dim": _WIDTH,
@@ -208,7 +208,7 @@ _FLUX2: dict[str, Rule] = _BOTH_FLUX | {
     "axes_dims_rope": each(whole(2, 4096), 4, least=4),
     "rope_theta": number(1, 1e9),
     "eps": _EPSILON,
-    "guidance_embeds": off,  # [klein] has none, and its pipeline gives none
+    "guidance_embeds": off,  # [klein] has none, and its pipeline passes none
 }
 
 _Z_IMAGE: dict[str, Rule] = {

@@ -142,7 +142,7 @@ def read_component(folder: Path, name: str, class_name: str, stem: str) -> Compo
         if any(Path(file).name != file or not file.endswith(".safetensors") for file in expected.values()):
             raise broken(index, "it names something that is not a safetensors file in its folder")
         names = [f"{name}/{file}" for file in sorted(set(expected.values()))]
-    for file in names:  # compared, not looked for: an index may name what no system takes for a name
+    for file in names:  # compared, not looked up: an index may contain names that no file system accepts
         if file.partition("/")[2] not in there:
             raise incomplete(file)
     _require_headers(folder, names)

@@ -256,7 +256,7 @@ def _require_flux2(configs: Mapping[str, Config], vae: Config) -> None:
 
 
 def _require_qwen3(configs: Mapping[str, Config], taps: tuple[int, ...]) -> Config:
-    """:param taps: the states between its layers that the pipeline reads, none of which is normalised: the one after
+    """:param taps: the states between its layers that the pipeline reads, none of which is normalized: the one after
     the last layer would be.
     """
     least = max(tap + 1 if tap >= 0 else -tap for tap in taps)
@@ -295,8 +295,8 @@ def _require_inputs(part: str, denoiser: Config, latent: int) -> None:
     """Require that a denoiser sees a latent and nothing else.
 
     :param latent: the latent's channels, as the denoiser sees them.
-    :raises EngineError: IntegrityError. A denoiser that gives a latent and takes more was made to see a mask, a picture
-        or a control, too.
+    :raises EngineError: IntegrityError. A denoiser with more input than output channels also expects a mask, a picture
+        or a control.
     """
     if denoiser["in_channels"] > latent == denoiser["out_channels"]:
         why = f"its in_channels is {denoiser['in_channels']}, and a latent has {latent}"

@@ -199,7 +199,7 @@ def _refuse(config: Any, *names: str) -> None:
 
 
 def _one_of(config: Any, *names: str) -> None:
-    """Reject contradicting options, as diffusers does.
+    """Reject contradictory options, as diffusers does.
 
     :raises ValueError: if more than one of them is on.
     """

@@ -30,14 +30,14 @@ TRANSFORMERS = frozenset(
         "dropout_rate", "classifier_dropout",
     }
 )  # fmt: skip
-"""They say where a file came from, how it was trained, or how to generate text, which encoders do not do."""
+"""Members about a file's origin, its training, or generating text, which encoders do not do."""
 
 ACTIVATIONS = (
     "gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate", "gelu_10",
     "quick_gelu", "silu", "swish", "mish", "relu", "relu2", "relu6", "leaky_relu", "hardswish", "sigmoid", "tanh",
     "linear",
 )  # fmt: skip
-"""Those of transformers' that have no weights of their own and that both engines support."""
+"""transformers' activations without weights that both engines support."""
 
 
 def _activation(value: Any) -> str:
@@ -113,22 +113,22 @@ QWEN3: dict[str, Rule] = {
     "tie_word_embeddings": switch,
 }
 QWEN3_HARMLESS = frozenset({"eos_token_id", "max_window_layers", "sliding_window"})
-"""The last two are of the window that is off."""
+"""The last two belong to the sliding window, which is off."""
 
 
 def qwen3_repeated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What those members of Qwen3's have to be, if they are there, that only repeat others."""
+    """The required values of Qwen3's members that only repeat others, if present."""
     today = config.get("rope_parameters")
     return {"rope_theta": today["rope_theta"]} if today else {}
 
 
 T5_HARMLESS = frozenset({"dense_act_fn", "is_gated_act", "eos_token_id", "n_positions", "num_decoder_layers",
                           "output_past", "scale_decoder_outputs"})  # fmt: skip
-"""The first two repeat ``feed_forward_proj``, and transformers goes by them; the others are the decoder's."""
+"""The first two repeat ``feed_forward_proj``, and transformers uses them; the others belong to the decoder."""
 
 
 def t5_repeated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What those members of T5's have to be, if they are there, that only repeat others."""
+    """The required values of T5's members that only repeat others, if present."""
     described = str(config.get("feed_forward_proj", "relu"))
     function = "gelu_new" if described == "gated-gelu" else described.removeprefix("gated-")
     return {"dense_act_fn": function, "is_gated_act": described.startswith("gated-")}

@@ -1,4 +1,4 @@
-"""Limits what a tokenizer can make of a text, and the memory that its vocabulary takes: the libraries set no limits.
+"""Limits the tokens that a tokenizer can make of a text, and its vocabulary's memory: the libraries have no limits.
 
 They are written in Rust, which ends the whole process when memory runs out.
 """
@@ -102,7 +102,7 @@ def _members(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield every text in a JSON value, at any depth, names of members included."""
+    """Yield every string in a JSON value, at any depth, including names of members."""
     waiting = [value]
     while waiting:
         item = waiting.pop()

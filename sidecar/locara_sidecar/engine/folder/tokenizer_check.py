@@ -25,11 +25,11 @@ _MOST_EXTRA = 10_000
 _MOST_DIGITS = 8
 _NEVER_NULL = {"eos_token", "pad_token", "added_tokens_decoder", "extra_ids", "split_special_tokens"}
 _MARKS = ("<|im_start|>", "<|im_end|>", "enable_thinking", "</think>")
-"""Parts of Qwen3's chat template that identify it; with any other template, the encoder would have to be given other
-texts.
+"""Parts of Qwen3's chat template that identify it; any other template would require other texts for the
+encoder.
 """
 _WORDS = re.compile(r"<\|im_start\|>(?:system|user|assistant)(?:\\n|\n)[^'\"\s{\\<]")
-"""Text in a chat template that belongs to no message: the encoder would have to be given it with every prompt."""
+"""Text in a chat template that belongs to no message: the encoder would need it with every prompt."""
 _READ = frozenset(
     {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
      "merges.txt"}
@@ -139,7 +139,7 @@ def _require_conversation(folder: Path, name: str, config: Mapping[str, Any]) ->
     """Identify the chat template by its parts, without running it: it is a program, and a stranger wrote it."""
     alone = folder / name / "chat_template.jinja"
     file, template = f"{name}/tokenizer_config.json", config.get("chat_template")
-    if alone.is_file():  # as libraries write it since 2025; it counts where both are
+    if alone.is_file():  # libraries have written this form since 2025; it takes precedence
         file = f"{name}/{alone.name}"
         template = text_files.read(alone).decode("utf-8", "replace")
     if template is None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 _NO_MEMORY = (
     *("unable to allocate", "attempting to allocate", "out of memory", "insufficient memory", "outofmemory"),
-    "resource limit (",  # Metal's on the number of buffers, of whatever size: "[metal::malloc] Resource limit (499000)"
+    "resource limit (",  # Metal's, on the number of buffers of any size: "[metal::malloc] Resource limit (499000)"
 )
 _INTERRUPTED = ("impactinginteractivity", "errortimeout", "errorhang", "innocentvictim", "submissionsignored")
 """Metal's errors for GPU work that the system ends because it takes too long (IOGPU's codes 14, 2, 3, 5 and 4)."""
@@ -49,7 +49,7 @@ def choose_device() -> str:
 def choose_precision(asked: str, device: str, *, narrow: bool = False) -> str:
     """Return the name of the compute type. ``auto`` is the fastest one that works reliably on the device.
 
-    :param narrow: take float16 in place of bfloat16.
+    :param narrow: use float16 instead of bfloat16.
     """
     if asked != "auto":
         return asked
@@ -72,10 +72,10 @@ def dtype_of(precision: str) -> mx.Dtype:
 
 
 def lay_out(model: nn.Module) -> None:
-    """On the CPU, lay the float32 weights of linear layers column by column; on other devices, do nothing.
+    """On the CPU, store the float32 weights of linear layers column by column; on other devices, do nothing.
 
-    MLX's wheels for Linux have the reference BLAS. Its product with a matrix as it is takes 0.6 times as long as with
-    one that is to be transposed, and a linear layer transposes its weight. Shapes and numbers stay the same. With the
+    MLX's wheels for Linux have the reference BLAS. Its product with an untransposed matrix takes 0.6 times as long as
+    with one to be transposed, and a linear layer transposes its weight. Shapes and numbers stay the same. With the
     system's OpenBLAS (``starting.py``) it makes no difference.
     """
     if mx.default_device().type != mx.cpu:

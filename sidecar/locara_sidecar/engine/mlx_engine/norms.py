@@ -49,7 +49,7 @@ def normed(norm: nn.GroupNorm, x: mx.array, act: Activation | None = None) -> mx
     """Compute ``act(norm(x))`` for a group norm and x (B, ..., C), inside a compiled block.
 
     Without kernels of our own (:mod:`.kernels.group_statistics`) it is ``nn.GroupNorm`` bit for bit, except that the
-    normed map is not laid back before weights, bias and ``act`` read it. With them only the statistics come from
+    normed map is not transposed back before weights, bias and ``act`` read it. With them only the statistics come from
     kernels; the rest is one element-wise kernel that computes in float32.
     """
     weight, bias = _parameter(norm, "weight"), _parameter(norm, "bias")

@@ -1,9 +1,9 @@
 """Create the engine's runtime, on Linux with the system's OpenBLAS in place of the BLAS in MLX's wheels.
 
-MLX computes products of matrices, and convolutions by them, with a BLAS. Its wheels for Linux bring the reference
+MLX computes products of matrices, and convolutions by them, with a BLAS. Its wheels for Linux contain the reference
 implementation, which takes 14 times as long on one thread as OpenBLAS, for matrices of 1024 x 1024. Symbols are looked
-up in the process's global scope first. So if OpenBLAS is there before MLX is imported, MLX calls it instead. It is
-never needed, and nothing is installed for it.
+up in the process's global scope first. So if OpenBLAS is loaded before MLX is imported, MLX calls it instead. OpenBLAS
+is optional, and nothing is installed for it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 _NAME = "libopenblas.so.0"
 _NEEDED = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
 _BEGINS = "OpenBLAS "
-"""How the library's own description begins."""
+"""The beginning of the library's own description."""
 _WIDE = "USE64BITINT"
-"""In the description of a library that takes 64-bit sizes, which MLX does not pass."""
+"""Part of the description of a library with 64-bit sizes, which MLX does not pass."""
 
 
 def create(scratch: str = "", settings: Mapping[str, str] | None = None) -> StagedRuntime:
-    """Create the engine's runtime, and import MLX for it.
+    """Create the engine's runtime, importing MLX.
 
     :raises EngineError: EngineUnavailable if the device cannot compute.
     """
@@ -42,17 +42,17 @@ def create(scratch: str = "", settings: Mapping[str, str] | None = None) -> Stag
 def prefer_openblas(name: str = _NAME) -> str | None:
     """Let MLX compute with the system's OpenBLAS and return its name and version; None if that is not possible.
 
-    Only in a process of the engine's own: libraries that are imported later, such as torch, would call it, too. And
-    only before MLX is imported. It uses one thread, unless ``OPENBLAS_NUM_THREADS`` says otherwise: with two, *pocket*
-    took more processor time and no less time.
+    Call it only in an engine's own process, because libraries imported later, such as torch, would call OpenBLAS, too,
+    and only before MLX is imported. It uses one thread, unless ``OPENBLAS_NUM_THREADS`` says otherwise: with two,
+    *pocket* took more processor time and was no faster.
     """
     if sys.platform != "linux" or "mlx.core" in sys.modules:
         return None
-    import ctypes  # not on other systems, where it is of no use
+    import ctypes  # not on other systems, where it would be useless
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read while the library is loaded
     try:
-        library = ctypes.CDLL(name)  # not yet for others
+        library = ctypes.CDLL(name)  # not yet visible to other libraries
         told = library.openblas_get_config
         told.restype = ctypes.c_char_p
         configuration = (told() or b"").decode("ascii", "replace")
@@ -60,7 +60,7 @@ def prefer_openblas(name: str = _NAME) -> str | None:
         if not fits or not all(hasattr(library, function) for function in _NEEDED):
             return None
         ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
-    except (OSError, AttributeError):  # there is none, or it is another library
+    except (OSError, AttributeError):  # there is no OpenBLAS, or it is another library
         return None
     return " ".join(configuration.split()[:2])
 

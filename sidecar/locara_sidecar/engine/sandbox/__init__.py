@@ -39,7 +39,7 @@ _ESSENTIAL = {
 """Attempts that must be blocked for the sandbox to count as enforced, and their descriptions."""
 
 _ESSENTIAL_HERE = {"darwin": {"otherPrograms": "having other programs open addresses, fetch them or look for files"}}
-"""More of them, by platform."""
+"""Further ones, by platform."""
 
 _LISTED = {"linux": ("/",), "darwin": ("/Users",)}
 """Folders that every user can list and the engine must not, by platform. Not the root on macOS: its loader reads it."""
@@ -80,7 +80,7 @@ def confine(
     :param scratch: the folder that stays writable.
     :param readable: folders and files of the granted models.
     :param writable: further writable folders, for preparing a model.
-    :param processes: whether it may start a compiler. Its processes and it are one group, which is killed as one.
+    :param processes: whether it may start a compiler. It and its processes form one group, which is killed together.
     :param kernel: the calls to Linux; tests replace them.
     :param mac: the calls to macOS; tests replace them.
     """
@@ -122,7 +122,7 @@ def report(kind: str, found: dict[str, Outcome], details: dict[str, str], *, pro
     failed += [_FURTHER[name] for name in further if found[name] not in holds]
     if "threads" in details:
         failed.append("what threads that were already running do")
-    if "unknownRules" in details:  # not all that they deny is tried
+    if "unknownRules" in details:  # not everything that they deny is tested
         failed.append("what rules deny that this system does not know")
     enforced = not failed
     if enforced:

@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
     """Return 0 if everything forbidden was blocked, 1 if not, 2 for a usage error."""
     match arguments:
         case ["--probe"]:
-            # only another process is confined, so that this one can still clean up; one that was forked and runs on
+            # another process is confined, so that this one can still clean up; one that was forked and runs on
             # without a new program may not use macOS's services, and would find other things than an engine does
             with tempfile.TemporaryDirectory(prefix="locara-probe-") as scratch:
                 words = interpreter.module("locara_sidecar.engine.sandbox", "--confine", scratch)

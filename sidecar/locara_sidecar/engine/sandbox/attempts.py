@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH})
-# the last two: a system without that address family
+# the last two mean a system without that address family
 _NO_NETWORK = _REFUSED | _NO_ROUTE | {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 _CLOSED_PORT = 1  # tcpmux: nothing serves it, and if something did it would only get a connection
 _NOBODY = "/nonexistent/locara"

@@ -49,7 +49,7 @@ ROWS: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("openat2", _HERE, _NOTHING, None, 0),
         ("mknodat", _HERE, _NOTHING, 0o104755, 0),
         ("ioctl", _NONE, 0x40086602, 0),  # FS_IOC_SETFLAGS
-        ("ioctl", _NONE, 0x40086604, 0),  # EXT4_IOC_SETVERSION_OLD, for all that are a file system's own
+        ("ioctl", _NONE, 0x40086604, 0),  # EXT4_IOC_SETVERSION_OLD, for all requests of file systems
     ),
     "attributesRead": (
         ("getxattr", _NOTHING, _NAME, None, 0),
@@ -85,7 +85,7 @@ ROWS: dict[str, tuple[tuple[Any, ...], ...]] = {
         ("getsid", _NOBODY),
         ("getpriority", 0, _NOBODY),
         ("ioprio_get", 1, _NOBODY),
-        ("clock_gettime", ~0x0FFFFFF0 << 3 | 2, None),  # CPU time; a number that fits beside the clock's kind
+        ("clock_gettime", ~0x0FFFFFF0 << 3 | 2, None),  # CPU time; an id that fits next to the kind of clock
         ("setpriority", 0, _NOBODY, 19),
         ("setpriority", 2, _NOBODY, 19),  # all processes of a user
         ("sched_setaffinity", _NOBODY, 0, None),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.sandbox.linux.landlock import Right
 
 CACHE_SUFFIX = "locara-engine"
-"""Names the engine's own folder in the user's cache folder (``getconf DARWIN_USER_CACHE_DIR``)."""
+"""The name of the engine's own folder in the user's cache folder (``getconf DARWIN_USER_CACHE_DIR``)."""
 
 _LOOKED_UP = (
     *("com.apple.coreservices.launchservicesd", "com.apple.pasteboard.1", "com.apple.nsurlsessiond"),
@@ -62,7 +62,7 @@ def confine(
 def own_cache(mac: Darwin) -> str:
     """Return a cache folder for this program alone, inside the user's; Metal stores compiled kernels there.
 
-    If Metal may not write its caches, it compiles kernels anew at each start, or not at all; therefore Chromium's
+    If Metal may not write its caches, it compiles kernels again at each start, or not at all; therefore Chromium's
     profile for its GPU process makes the whole cache folder writable. Ours is shared only by engines and kept between
     starts. A compromised engine could leave a compiled kernel there for the next one.
 
@@ -89,7 +89,7 @@ def further_attempts(mac: Darwin | None = None) -> dict[str, Outcome]:
 
 
 def links(scratch: str, mac: Darwin | None = None) -> dict[str, Outcome]:
-    """Try to give a file of our own a second name, and to clone it: what blocks that blocks it for all files."""
+    """Try to give a file of our own a second name, and to clone it: if that is blocked, it is blocked for all files."""
     mac = mac or Darwin()
     path = os.path.join(scratch, ".locara-attempt")
     found: list[Outcome] = []
@@ -117,7 +117,9 @@ def user_folders() -> list[str]:
 
 
 def report_of_app(given: app_sandbox.Given, found: dict[str, Outcome]) -> SandboxReport:
-    """Report on an engine that started in an app's sandbox. Never ``enforced``: it can reach all that its app can."""
+    """Report on an engine that started in an app's sandbox. Never ``enforced``: it can reach everything that its app
+    can.
+    """
     home = app_sandbox.user_home()
     found = {**found, "writeUserFiles": attempts.write(home) if home else "unknown"}
     whose = (

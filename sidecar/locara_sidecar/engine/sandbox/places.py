@@ -72,7 +72,7 @@ def redirect_caches(scratch: str) -> None:
     """Redirect the home, temporary and cache folders of this process and its children into scratch."""
     import site
 
-    # child interpreters find the user's packages where they were, not in the new home
+    # child interpreters look for the user's packages in the old home, not in the new one
     if site.ENABLE_USER_SITE and (base := site.getuserbase()):
         os.environ["PYTHONUSERBASE"] = base
     for name, folder in _CACHES.items():  # libraries create them on demand

@@ -2,20 +2,20 @@
 
 Everything is allowed except files, the network and the help of other programs, because Metal and the frameworks below
 it use many system services. Reading, writing, executing and connecting are denied and then allowed by path. In this
-language the last matching rule for an operation wins; others found that one for a single operation counts more than
-one for its family (``file-write-data``, ``file-write*``), whichever comes last, and no rule here depends on that.
-So what Metal needs besides files has no rule of its own: ``iokit-open`` (the GPU's user client).
+language the last matching rule for an operation wins; others found that a rule for a single operation takes precedence
+over one for its family (``file-write-data``, ``file-write*``), whichever comes last, and no rule here depends on that.
+So what Metal needs besides files has no rule: ``iokit-open`` (the GPU's user client).
 
 Giving a file a second name and cloning it are operations of their own, which the rules for reading and writing do not
-cover: with them, a file from elsewhere could be read in the scratch folder, and one of ours put anywhere. Two requests
-(``fcntl``'s F_MAKECOMPRESSED and F_TRANSFEREXTENTS) change a file that is open for reading only.
+cover: with them, a file from elsewhere could be read in the scratch folder, and one of ours could be put anywhere. Two
+requests (``fcntl``'s F_MAKECOMPRESSED and F_TRANSFEREXTENTS) change a file that is open for reading only.
 
-Some services would do for the engine what it may not do itself: LaunchServices opens an address in a browser, the
-system downloads one in the background or because a certificate names it, the pasteboard, Spotlight and the keychain
-hold the user's data. They are denied by name. Services inside frameworks (XPC), among them WebKit's, which reaches the
+Some services would do for the engine what it may not do itself: LaunchServices opens a URL in a browser; the system
+downloads one in the background, or because a certificate names it; the pasteboard, Spotlight and the keychain contain
+the user's data. They are denied by name. Services inside frameworks (XPC), among them WebKit's, which reaches the
 network, are denied altogether, except the one that compiles Metal's kernels.
 
-That Metal computes without them is known from other people's profiles only: a published program tests that MLX
+That Metal computes without them is known only from other people's profiles: a published program tests that MLX
 computes inside one that denies by default and names MTLCompilerService, cvmsServ and the logger. (Chromium's profile
 for its GPU process does allow launchservicesd and the keychain's daemon; it also draws windows.)
 """
@@ -51,7 +51,7 @@ _COMPILERS = (
     ("xpc-service-name-prefix", "com.apple.AGXCompilerService"),
 )
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/dtracehelper")
-"""Not the whole of /dev: the user's terminals are there, and whoever reads one gets what is typed in it."""
+"""Not the whole of /dev: it contains the user's terminals, and whoever reads one gets what is typed there."""
 _READ_ONLY_WRITES = (80, 110)
 """``F_MAKECOMPRESSED`` and ``F_TRANSFEREXTENTS`` of <sys/fcntl.h>."""
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -59,7 +59,7 @@ NEWER = (
     *("appleevent-send", "job-creation", "lsopen", "user-preference-write", "xpc-service-name"),
     *("file-link", "file-clone", "system-fcntl"),
 )
-"""What a profile can do without: operations and filters that some version of macOS may not know.
+"""Operations and filters that some versions of macOS may not know, and that a profile can do without.
 
 One unknown word makes macOS reject a whole profile, and then nothing would be confined at all.
 """
@@ -68,7 +68,7 @@ One unknown word makes macOS reject a whole profile, and then nothing would be c
 def confine(writable: Iterable[str], installation: Iterable[str], readable: Iterable[str]) -> list[str]:
     """Confine this process with as much of the profile as this macOS knows.
 
-    :return: the words of :data:`NEWER` without which it had to be.
+    :return: the words of :data:`NEWER` that had to be left out.
     :raises OSError: if Seatbelt is not available, or rejects even the profile without these.
     """
     text, unknown = profile(writable, installation, readable), list[str]()

@@ -28,7 +28,7 @@ def in_strips(vae: Any, strips: Strips[torch.Tensor] | None = None) -> Generator
     """Within the block, the autoencoder encodes and decodes in strips."""
     made = TorchStrips() if strips is None else strips
     encoder, decoder = vae.encoder, vae.decoder
-    before = [_own_forward(part) for part in (encoder, decoder)]  # these exist for a preview during a job that has them
+    before = [_own_forward(part) for part in (encoder, decoder)]  # they exist already during a job's preview
 
     def encoded(sample: torch.Tensor) -> torch.Tensor:
         with memory.large_blocks_apart():

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class _PassedOn(Qwen3DecoderLayer):
-    """Stands for all layers above the last one that is read. transformers normalises the output of the last layer of
-    all, so the last one that is read must not be the last.
+    """Stands for all layers above the last one that is read. transformers normalizes the output of the very last layer,
+    so the last one that is read must not be the last.
     """
 
     def __init__(self) -> None:
         nn.Module.__init__(self)  # without weights
         self.gradient_checkpointing = False
-        self.attention_type = "full_attention"  # which transformers 5.0 asks each layer for
+        self.attention_type = "full_attention"  # transformers 5.0 requests this from each layer
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         del args, kwargs

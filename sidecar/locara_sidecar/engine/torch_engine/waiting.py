@@ -41,7 +41,7 @@ _QUIET = 0.1
 _FIRST_REST, _LONGEST_REST = 1.0, 4.0
 """Bounds of the minimum time to sleep, in seconds, after spinning proved wrong.
 
-On two cores sleeping takes 1.3 to 1.4 times as long where nobody else wants a core, for as long as it is kept up by
+On two cores sleeping takes 1.3 to 1.4 times as long if nobody else needs a core, as long as it is continued by
 mistake. To try spinning every four seconds costs at most the two windows in which it proves wrong.
 """
 
@@ -171,7 +171,7 @@ def delayed() -> float | None:
 
 
 def waiting_of(device: str) -> Waiting | None:
-    """Return what chooses for this process, or None if there is no choice.
+    """Return the object that chooses for this process, or None if there is no choice.
 
     That is so on an accelerator, with another runtime than GNU's, if the user's environment already sets how to wait,
     or on a kernel that does not report how long threads wait.

@@ -250,7 +250,7 @@ def _library(name: str) -> Any:
 
 
 def _sysctl(name: str, value: Any, room: int) -> None:
-    """Read a value into ``value``, which has so many bytes (<sys/sysctl.h>)."""
+    """Read a value of that many bytes into ``value`` (<sys/sysctl.h>)."""
     size = ctypes.c_size_t(room)
     if _library("sysctlbyname")(name.encode(), value, ctypes.byref(size), None, ctypes.c_size_t(0)) != 0:
         raise OSError(ctypes.get_errno(), name)

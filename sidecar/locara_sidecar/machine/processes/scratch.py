@@ -56,8 +56,8 @@ class Scratch:
 
 
 def _folder() -> str:
-    """Return the system's folder for temporary files, or ``/tmp`` if its name is not UTF-8, as a line to the engine has
-    to be.
+    """Return the system's folder for temporary files, or ``/tmp`` if its name is not UTF-8: a line to the engine must
+    be UTF-8.
     """
     usual = tempfile.gettempdir()
     return usual if shown(usual) == usual else "/tmp"

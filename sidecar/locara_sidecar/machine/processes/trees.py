@@ -116,7 +116,7 @@ def _let_move(name: str, parent: int) -> None:
         os.chmod(name, 0o700, dir_fd=parent, follow_symlinks=False)
         return
     if sys.platform != "linux":
-        raise OSError(errno.ENOTSUP, "no rights can be given to what a name itself is")
+        raise OSError(errno.ENOTSUP, "the permissions of a link itself cannot be changed")
     held = os.open(name, os.O_PATH | _FOLDER, dir_fd=parent)  # Linux: a descriptor's own path follows no further links
     try:
         os.chmod(f"/proc/self/fd/{held}", 0o700)

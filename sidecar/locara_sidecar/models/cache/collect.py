@@ -160,7 +160,7 @@ def execute(store: Store, plan: Plan) -> Removed:
     done = [entry for entry in plan.models if _remove_entry(store, entry)]
     used = set[Inode]()
     if any(path.parent == store.blobs for path in plan.waste):
-        survey = Survey(store)  # a tree may have taken one of the blobs since the plan was made
+        survey = Survey(store)  # a tree may have started to use one of the blobs since the plan was made
         used = survey.building.union(*survey.trees.values())
     for path in plan.waste:
         if path.parent == store.blobs and not used.isdisjoint(inode for _, inode, _ in files_of(path)):
@@ -194,7 +194,7 @@ def _remove_entry(store: Store, entry: Installed) -> bool:
 
 
 def _heard(store: Store, key: str) -> Literal["free", "unknown"]:
-    """Return what the model's lock, which we hold, proves: nothing, if somebody else could hold it at the same time."""
+    """Return what holding the model's lock proves: nothing, if somebody else could hold it at the same time."""
     return "free" if disk.probe(store.locks / key) == "held" else "unknown"
 
 

@@ -29,7 +29,7 @@ META = "meta.json"
 _TEXTS = frozenset({".json", ".txt", ".md", ".jinja"})
 """The suffixes of a model's texts."""
 _UNPACKING = (".dpkg-new", ".dpkg-tmp")
-"""Endings of names that are there while a package is being installed."""
+"""Endings of names that exist only while a package is being installed."""
 _CHUNK = 1 << 20
 _TRIES = 3
 _known: dict[tuple[str, tuple[tuple[str, int, int], ...]], str] = {}
@@ -56,7 +56,7 @@ def model_digest(folder: Path, read: Callable[[int], object] | None = None) -> s
     :param read: called now and then with the number of bytes hashed.
     :raises OSError: if a file cannot be read, there are none, or they change all the time.
     :raises RpcError: IntegrityError for a name that is not UTF-8, or a text file that is too long to be a model's,
-        before anything is hashed: that may take minutes, and be in vain.
+        before anything is hashed: hashing may take minutes, and would be wasted.
     """
     recorded = _recorded(folder)
     if recorded is not None:
@@ -70,14 +70,14 @@ def model_digest(folder: Path, read: Callable[[int], object] | None = None) -> s
         for name, size, _ in key[1]:
             _require_usable(name, size)
         rows = [(name, size, file_sha256(folder / name, read)) for name, size, _ in key[1]]
-        if _state(folder) == key:  # else it was replaced meanwhile, perhaps by an update
+        if _state(folder) == key:  # otherwise it was replaced meanwhile, perhaps by an update
             _known[key] = digest_of(row for row in rows if row[0] != META)
             return _known[key]
     raise OSError(errno.EBUSY, "its files change all the time", str(folder))
 
 
 def known_digest(folder: Path) -> str | None:
-    """Return what :func:`model_digest` would, if that is known without reading the files; else None.
+    """Return the same as :func:`model_digest` if it is known without reading the files, otherwise None.
 
     :raises OSError: if the folder cannot be accessed.
     """

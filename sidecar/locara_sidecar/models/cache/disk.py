@@ -256,7 +256,7 @@ def probe(path: Path) -> Literal["held", "free", "unknown"]:
         taken = lock_fd(fd)
         if taken is not True:
             return "unknown" if taken is None else "held"
-        # a lock that always succeeds says nothing: it has to exclude a second one
+        # a lock that always succeeds says nothing: it must exclude a second one
         second = _open(path, create=False)
         if second is None:
             return "unknown"

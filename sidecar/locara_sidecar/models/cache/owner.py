@@ -16,7 +16,7 @@ import sys
 from typing import Literal
 
 State = Literal["alive", "ended", "neighbour", "stranger"]
-"""``neighbour``: on this running system but in another container, whose processes are not visible from here;
+"""``neighbour``: on this running system, but in another container, whose processes are not visible from here;
 ``stranger``: on another machine, or nothing is known.
 """
 
@@ -57,7 +57,7 @@ def state(owner: str) -> State:
 
 def _place() -> tuple[str, str, str]:
     """Return machine, boot id and namespace, as far as the system knows them; an unknown one is made up, so that no
-    foreign process is ever mistaken for one that would have to be visible here.
+    foreign process is ever mistaken for one that should be visible here.
     """
     if not _places:
         made_up = secrets.token_hex(16)
@@ -65,7 +65,7 @@ def _place() -> tuple[str, str, str]:
         space = "" if sys.platform == "linux" else "one"
         with contextlib.suppress(OSError):
             space = os.readlink("/proc/self/ns/pid")
-        known = (machine if run else "", run, space)  # without a boot id, "ended" could not be told
+        known = (machine if run else "", run, space)  # without a boot id, nobody could say that a process has ended
         _places.append((_short(known[0] or made_up), _short(known[1] or made_up), _short(known[2] or made_up)))
     return _places[0]
 
@@ -78,7 +78,7 @@ def _linux() -> tuple[str, str]:
 
 
 def _mac() -> tuple[str, str]:
-    """Return machine and boot id; without the host name, which a Mac gets anew from each network that it joins."""
+    """Return machine and boot id; without the host name, which changes with each network that a Mac joins."""
     from locara_sidecar.machine.macos.darwin import Darwin
 
     mac = Darwin()

@@ -157,7 +157,7 @@ def claim(incoming: Path, key: str) -> Partial | None:
     """Return the part with that key, resuming where it was left; None while another process writes it.
 
     :raises OSError: if it cannot be opened.
-    :raises ValueError: if the key is no hash: as a path it could lead out of the folder.
+    :raises ValueError: if the key is not a hash: as a path it could lead out of the folder.
     """
     if _KEY.fullmatch(key) is None:
         raise ValueError("no hash")
@@ -208,7 +208,7 @@ def key_of(path: Path) -> str:
 
 
 def writer(path: Path) -> Literal["alive", "none", "perhaps"]:
-    """Whether a process is writing a part: ``perhaps`` if that process is not visible from here and locks tell
+    """Whether a process is writing a part: ``perhaps`` if that process is not visible from here and locks prove
     nothing.
     """
     if str(path) in _own:

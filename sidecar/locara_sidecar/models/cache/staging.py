@@ -170,7 +170,7 @@ class Staging:
 
 def settled(store: Store, entry: Installed) -> Installed:
     """Sync and return an entry that another process may have just published: afterwards its name is on disk."""
-    with contextlib.suppress(OSError):  # a cache that only others may write to
+    with contextlib.suppress(OSError):  # in a cache that only others may write to
         disk.sync_folder(store.models)
     return entry
 

@@ -150,7 +150,7 @@ class Installed(msgspec.Struct, frozen=True):
 
     @property
     def names(self) -> list[str]:
-        """Return the models that it is, or is a form of, for people."""
+        """Return the names of the models that it is, or is a form of, for people."""
         return self.meta.ids if self.derived_from is None else [self.derived_from.model]
 
 
@@ -194,13 +194,13 @@ class Store:
         for folder in folders:
             disk.make_folder(folder)
         disk.sync_folder(self.root)
-        with contextlib.suppress(OSError):  # one that we may not read
+        with contextlib.suppress(OSError):  # an entry that we may not read
             disk.sync_folder(self.root.parent)
 
     def blob(self, sha256: str) -> Path:
         """Return where the bytes with that SHA-256 are, or would be.
 
-        :raises ValueError: if it is none: as a path it could lead to any of the user's files.
+        :raises ValueError: if it is not a hash: as a path it could lead to any of the user's files.
         """
         if _SHA256.fullmatch(sha256) is None:
             raise ValueError("no SHA-256")

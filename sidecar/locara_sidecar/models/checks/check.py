@@ -76,7 +76,7 @@ def check_names(paths: Iterable[str]) -> None:
 def check_size(path: str, size: int) -> None:
     """Check that a text file has no more bytes than one of its name may have.
 
-    :param size: as somebody says, before any of it has come.
+    :param size: the announced size, before any of it has arrived.
     :raises RpcError: IntegrityError naming the file.
     """
     if path.endswith(".safetensors"):

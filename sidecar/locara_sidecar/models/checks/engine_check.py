@@ -73,7 +73,7 @@ def _asked(engine: str, entry: Entry, folder: Path) -> Answer:
     try:
         assert process.stdin is not None
         assert process.stdout is not None
-        # stdin stays open meanwhile: when it closes because this process was killed, the other one ends
+        # stdin stays open meanwhile: if it closes because this process was killed, the other process ends
         process.stdin.write(msgspec.json.encode(question) + b"\n")
         process.stdin.flush()
         line = _line_of(process)
@@ -92,7 +92,7 @@ def _asked(engine: str, entry: Entry, folder: Path) -> Answer:
     try:
         return msgspec.json.decode(line, type=Answer)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        return Answer(kind="InternalError", message="")  # none of our engines says that
+        return Answer(kind="InternalError", message="")  # none of our engines reports that
 
 
 def _line_of(process: subprocess.Popen[bytes]) -> bytes:

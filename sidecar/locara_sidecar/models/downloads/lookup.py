@@ -81,7 +81,7 @@ def _asked(endpoint: str, url: str, headers: dict[str, str], what: str) -> httpx
 
 def _whole(response: httpx2.Response, what: str, ends: float) -> httpx2.Response:
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise failed(f"The hub's answer about {what} is compressed, which it was asked not to be.")
+        raise failed(f"The hub's answer about {what} is compressed, although an uncompressed one was requested.")
     content = bytearray()
     for chunk in response.iter_raw():
         content += chunk

@@ -92,7 +92,7 @@ def is_true(name: str) -> bool:
 
 
 def proxy_fault(address: str) -> str | None:
-    """Return why a URL cannot be a proxy's, or None. Never quotes it, because it may contain a password."""
+    """Return why a URL cannot be that of a proxy, or None. Never quotes it, because it may contain a password."""
     text = address if "://" in address else f"http://{address}"
     try:
         parts = urlsplit(text)

@@ -96,7 +96,7 @@ class Transfer:
         """Complete a part and check it.
 
         :raises RpcError: DownloadFailed, LicenseNotAccepted, IntegrityError.
-        :raises StoppedError: if it was told to stop; what arrived stays in the part.
+        :raises StoppedError: if it was stopped; what has arrived stays in the part.
         :raises OSError: if the part cannot be written.
         """
         failures = corrupt = 0
@@ -180,7 +180,7 @@ class Transfer:
         raise failed(f"{remote.path} is redirected too many times.")
 
     def _head(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the answer, of which the body has still to come."""
+        """Return the answer, whose body has not been read yet."""
         most = 2 * (self._patience.connect + self._patience.read)
         with self._lock:
             self._sending += 1
@@ -189,7 +189,7 @@ class Transfer:
         except LateError as error:
             if self._stopped():
                 raise StoppedError from error
-            raise TransientError("the server does not come to its answer") from error
+            raise TransientError("the server takes too long to answer") from error
 
     def _send(self, request: httpx2.Request) -> httpx2.Response:
         try:

@@ -27,7 +27,8 @@ _CHUNK = 1 << 20
 def from_a_cache(folder: Path) -> bool:
     """Whether a folder is a model that was copied out of a cache of ours, and so has the store's own record in it.
 
-    :raises RpcError: IntegrityError for a prepared form: it is no model, and nobody can tell which one it was made of.
+    :raises RpcError: IntegrityError for a prepared form: it is not a model, and nothing says which one it was made
+        from.
     """
     try:
         record = msgspec.json.decode(text_files.read(folder / META), type=Meta)

@@ -1,4 +1,4 @@
-// All of the app's page: the studio of the UI package, over the plugin, and a button for one more window.
+// The app's whole page: the UI package's studio on top of the plugin, and a button for another window.
 
 import { tauriClient } from "@locara/image/tauri";
 import { type PictureSource, Studio } from "@locara/image-ui";

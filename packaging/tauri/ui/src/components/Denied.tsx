@@ -9,7 +9,7 @@ const WHO = {
   model: "For whoever installs models",
 } as const;
 
-/** A call that was refused: what it asked for, and what would allow it. */
+/** A refused call: what it requested, and what would allow it. */
 export function Denied({ error, children }: { error: CapabilityDenied; children?: ReactNode }) {
   const heading = useId();
   const { who, sentence, fragment, host } = lacking(error);

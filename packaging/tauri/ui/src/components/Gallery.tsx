@@ -1,4 +1,4 @@
-// What was drawn, newest first, with what it was drawn from.
+// Finished pictures, newest first, with their settings.
 
 import type { ImageResult } from "@locara/image/core";
 import { useId } from "react";
@@ -15,7 +15,7 @@ export interface Picture {
   readonly image: ImageResult;
 }
 
-/** All that is finished, also of jobs that were cancelled or failed later; in the order of the jobs. */
+/** All finished pictures, including those of jobs that were later cancelled or failed; in the order of the jobs. */
 export function picturesOf(jobs: readonly Job[]): Picture[] {
   return jobs.flatMap((job) => job.images.map((image, index) => ({ key: `${job.key}/${index}`, job, index, image })));
 }
@@ -27,14 +27,14 @@ export interface GalleryProps {
   /** The key of the picture that is shown large. */
   shown?: string | undefined;
   onShow: Act;
-  /** What an app has no use for is left out. */
+  /** Actions that the app does not pass are left out. */
   onAgain?: Act | undefined;
   onVary?: Act | undefined;
   onEdit?: Act | undefined;
   onUseSettings?: Act | undefined;
-  /** Why a picture cannot be asked for again. */
+  /** Why a picture cannot be requested again. */
   whyNotAgain?: ((picture: Picture) => string | undefined) | undefined;
-  /** Why pictures cannot be varied or edited, where that is so. */
+  /** Why pictures cannot be varied or edited, if they cannot. */
   whyNotEdit?: string | undefined;
 }
 

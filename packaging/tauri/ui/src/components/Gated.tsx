@@ -1,4 +1,4 @@
-// A model whose licence has to be accepted first: how, and how to give the token.
+// A model whose licence must be accepted first: how to do that, and how to provide the token.
 
 import type { Model } from "@locara/image/core";
 import { type FormEvent, useId, useState } from "react";

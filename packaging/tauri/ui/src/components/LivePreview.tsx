@@ -10,11 +10,11 @@ import { Announcement, Bar, Button, ProblemNote } from "./parts.js";
 
 export interface LivePreviewProps {
   job: Job | undefined;
-  /** Which of the job's finished pictures; the first. */
+  /** Which of the job's finished pictures to show; by default the first. */
   index?: number;
   onCancel?: ((job: Job) => void) | undefined;
   onTryAgain?: ((job: Job) => void) | undefined;
-  /** What stands in the empty box before there is a job. */
+  /** The text in the empty box before there is a job. */
   children?: ReactNode;
 }
 
@@ -74,7 +74,7 @@ function Frame({ job, index }: { job: Job; index: number }) {
           src={final}
           style={{ opacity: isShown ? 1 : 0 }}
           ref={(element) => {
-            // one that was decoded before fires no event that this component sees
+            // a picture that was decoded earlier fires no event that this component sees
             if (element?.complete && element.naturalWidth > 0 && !isShown) setShown(final);
           }}
           onLoad={(event) => {

@@ -1,5 +1,5 @@
-// Where a picture may change: painted on top of it, at its own size. The mask belongs to whoever shows the painter, so that it
-// is still there when the painter is opened again.
+// Paints where a picture may change, on top of it and at its own size. The mask belongs to the parent component, so it is
+// still there when the painter is opened again.
 
 import { type KeyboardEvent, type PointerEvent, useEffect, useRef, useState } from "react";
 import { draw, drawAll } from "../mask/raster.js";
@@ -38,7 +38,7 @@ export function MaskPainter({ src, width, height, mask, onMask }: MaskPainterPro
   }, [mask]);
 
   useEffect(() => {
-    // what opened it may be far below, among the pictures
+    // it may have been opened from far below, among the pictures
     canvas.current?.scrollIntoView?.({ block: "nearest" });
   }, []);
 

@@ -1,5 +1,5 @@
-// The chosen model in one line; the list of models unfolds below it. It opens by itself where none can draw, and stays open
-// until it is folded: the user may be in it when the first model arrives.
+// The chosen model in one line; the list of models expands below it. It opens automatically if no model can draw, and stays
+// open until the user collapses it: they may be using it when the first model arrives.
 
 import type { Model } from "@locara/image/core";
 import { useId, useState } from "react";
@@ -28,7 +28,7 @@ export function ModelChoice({ model, onSelect, onToken }: ModelChoiceProps) {
         aria-expanded={isOpen}
         aria-controls={list}
         onClick={() => {
-          if (!isOpen) void store.refresh(); // memory and what is installed change
+          if (!isOpen) void store.refresh(); // free memory and the installed models change
           setWanted(!isOpen);
         }}
       >
@@ -45,7 +45,7 @@ export function ModelChoice({ model, onSelect, onToken }: ModelChoiceProps) {
       </Button>
       <div id={list} hidden={!isOpen}>
         {isOpen && (
-          // choosing leaves it open: with the arrow keys each model on the way is chosen
+          // choosing leaves it open: with the arrow keys, each model on the way is chosen
           <ModelPicker selected={model?.id} onToken={onToken} onSelect={onSelect} />
         )}
       </div>

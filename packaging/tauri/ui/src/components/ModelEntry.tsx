@@ -15,7 +15,7 @@ interface ModelEntryProps {
   model: Model;
   engines: readonly EngineInfo[];
   transfer: Transfer | undefined;
-  /** Why there is not enough room for it on the disk. */
+  /** Why there is not enough disk space for it. */
   room: string | undefined;
   isSelected: boolean;
   isSuggested: boolean;

@@ -1,4 +1,4 @@
-// Which model draws: what each is, whether it fits this machine, under which licence, and how to get it.
+// Chooses the model: what each one is, whether it fits this machine, its licence, and how to get it.
 
 import type { EngineInfo, Model } from "@locara/image/core";
 import { useId } from "react";
@@ -13,8 +13,8 @@ export interface ModelPickerProps {
   selected?: string | undefined;
   onSelect: (model: string) => void;
   /**
-   * Takes an access token for gated models to the host, which opens the sidecar's session with it. Without it the picker says
-   * how else to give one.
+   * Passes an access token for gated models to the host, which opens the sidecar's session with it. Without it, the picker
+   * says how else to provide one.
    */
   onToken?: ((token: string) => Promise<void>) | undefined;
 }
@@ -98,9 +98,9 @@ function NoEngine({ engines }: { engines: readonly EngineInfo[] }) {
 
 interface NothingInstalledProps {
   best: Model | undefined;
-  /** Of the best. */
+  /** The fit of the best form. */
   transfer: Transfer | undefined;
-  /** Why there is not enough room for it on the disk. */
+  /** Why there is not enough disk space for it. */
   room: string | undefined;
 }
 

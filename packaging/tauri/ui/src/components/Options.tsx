@@ -1,4 +1,4 @@
-// The options of a picture, as far as the model has them.
+// The options of a picture that the model supports.
 
 import type { Model } from "@locara/image/core";
 import { useId } from "react";

@@ -1,4 +1,4 @@
-// What to draw. Options are folded away; what is left blank is the model's default.
+// What to draw. Options are collapsed; blank ones have the model's default.
 
 import type { Model } from "@locara/image/core";
 import { type FormEvent, type KeyboardEvent, type ReactNode, useId } from "react";
@@ -14,11 +14,11 @@ export interface PromptPanelProps {
   settings: Settings;
   onSettings: (settings: Settings) => void;
   onSubmit: () => void;
-  /** Whether something is being drawn already: the picture will wait for its turn. */
+  /** Whether something is being drawn already, so the picture will have to wait. */
   isBusy?: boolean;
-  /** Whether a picture is changed, which keeps its size. */
+  /** Whether a picture is being changed; it keeps its size. */
   isEdit?: boolean;
-  /** What stands above the prompt, as the picture that is changed. */
+  /** Shown above the prompt, such as the picture that is being changed. */
   children?: ReactNode;
 }
 

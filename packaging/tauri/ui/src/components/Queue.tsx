@@ -1,4 +1,4 @@
-// What waits and runs, and what failed out of sight: a failure is never lost because the next picture began.
+// Waiting and running jobs, and those that failed out of sight: a failure is never lost because the next picture began.
 
 import { useId } from "react";
 import { isOpen, type Job, promptOf } from "../store/job.js";
@@ -9,7 +9,7 @@ import { Button } from "./parts.js";
 export interface QueueProps {
   /** Newest first. */
   jobs: readonly Job[];
-  /** The job that is shown elsewhere; a failure of it is not told here. */
+  /** The job that is shown elsewhere; its failure is not reported here. */
   shown?: string | undefined;
   onCancel: (job: Job) => void;
   onTryAgain?: ((job: Job) => void) | undefined;

@@ -1,4 +1,4 @@
-// All of it together: choose a model, write, watch, keep, change.
+// Everything together: choose a model, write a prompt, watch, keep, change.
 
 import type { Model, OutputOptions } from "@locara/image/core";
 import { useId, useState } from "react";
@@ -29,7 +29,7 @@ import { ProblemNote } from "./parts.js";
 import { Queue } from "./Queue.js";
 
 interface SceneProps {
-  /** Where results go and as what; by default into the app's folder and, without a `source`, into the page as well. */
+  /** Where results go, and in which format; by default into the app's folder and, without a `source`, into the page as well. */
   output?: OutputOptions | undefined;
   /** See {@link ModelPickerProps}. */
   onToken?: ((token: string) => Promise<void>) | undefined;
@@ -43,7 +43,7 @@ export interface StudioProps extends SceneProps {
   theme?: "light" | "dark" | undefined;
 }
 
-/** Everything in one component. Its parts can be put together otherwise inside of an {@link ImageProvider}. */
+/** Everything in one component. Its parts can be combined differently inside an {@link ImageProvider}. */
 export function Studio({ client, source, openLink, theme, output, onToken }: StudioProps) {
   return (
     <ImageProvider client={client} source={source} openLink={openLink}>
@@ -195,7 +195,7 @@ function Scene({ output, onToken }: SceneProps) {
   );
 }
 
-/** What is drawn now, else what comes next, else what was asked for last. */
+/** The picture that is being drawn, otherwise the next one, otherwise the latest one. */
 function liveOf(jobs: readonly Job[]): Job | undefined {
   const open = jobs.filter(isOpen);
   return open.find(({ state }) => state === "running") ?? open.at(-1) ?? jobs[0];

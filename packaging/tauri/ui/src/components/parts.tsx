@@ -1,4 +1,4 @@
-// Small pieces that several components are made of.
+// Small building blocks of several components.
 
 import { type ComponentProps, type ReactNode, useId, useState } from "react";
 import { useShared } from "../context.js";
@@ -22,10 +22,10 @@ export function Badge({ tone = "muted", title, children }: { tone?: Tone; title?
 }
 
 interface BarProps {
-  /** From 0 to 1; undefined while that is not known. */
+  /** From 0 to 1; undefined if unknown. */
   value: number | undefined;
   label: string;
-  /** What a screen reader says in place of the number. */
+  /** What a screen reader says instead of the number. */
   text: string;
 }
 
@@ -48,7 +48,7 @@ export function Bar({ value, label, text }: BarProps) {
   );
 }
 
-/** Said by screen readers when its text changes, seen by nobody. */
+/** Invisible; screen readers say its text when it changes. */
 export function Announcement({ children }: { children: string }) {
   return (
     <div className="locara-unseen" role="status" aria-live="polite">
@@ -101,7 +101,7 @@ export function Snippet({ text, label }: { text: string; label: string }) {
   );
 }
 
-/** An error with what can be done about it; a refused call with what it lacks. */
+/** An error with a remedy; a refused call with what it lacks. */
 export function ProblemNote({ error, children }: { error: unknown; children?: ReactNode }) {
   const heading = useId();
   if (isDenied(error)) return <Denied error={error}>{children}</Denied>;

@@ -1,8 +1,8 @@
-// The acts on a canvas of the picture's own size: in colour on top of the picture, and in black and white for the wire.
+// Draws the acts on a canvas of the picture's size: in colour on top of the picture, and in black and white for the wire.
 
 import type { Act, Point } from "./strokes.js";
 
-/** Draws an act. What is painted is `colour`, all else is transparent. */
+/** Draws an act. Painted areas are `colour`, all others transparent. */
 export function draw(context: CanvasRenderingContext2D, act: Act, colour: string): void {
   const { width, height } = context.canvas;
   context.save();
@@ -43,10 +43,10 @@ export function drawAll(context: CanvasRenderingContext2D, acts: readonly Act[],
 }
 
 /**
- * The mask as a PNG of that size: 255 is repainted, 0 stays, and nothing is in between, so that what was painted and erased
- * again leaves no pale rim.
+ * Returns the mask as a PNG of that size: 255 is repainted, 0 stays, and nothing is in between, so that an area that was
+ * painted and erased leaves no pale rim.
  *
- * @returns undefined if nothing at all is painted.
+ * @returns undefined if nothing is painted.
  */
 export async function maskImage(acts: readonly Act[], width: number, height: number): Promise<Uint8Array | undefined> {
   const canvas = Object.assign(document.createElement("canvas"), { width, height });

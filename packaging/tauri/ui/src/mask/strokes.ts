@@ -1,4 +1,4 @@
-// What was painted, as a list of acts: undo takes the last one off. No canvas in here.
+// The painting as a list of acts: undo removes the last one. No canvas is involved.
 
 export interface Point {
   readonly x: number;
@@ -12,7 +12,7 @@ export type Act =
 
 export interface Mask {
   readonly acts: readonly Act[];
-  /** What was undone and can be done again, the latest last. */
+  /** The acts that were undone and can be redone, the latest last. */
   readonly undone: readonly Act[];
 }
 
@@ -30,16 +30,16 @@ export function redo(mask: Mask): Mask {
   return last === undefined ? mask : { acts: [...mask.acts, last], undone: mask.undone.slice(0, -1) };
 }
 
-/** Whether anything can be painted at all: exact for no acts and for a mask that was cleared last. */
+/** Whether anything may be painted: exact if there are no acts, or if the mask was just cleared. */
 export function isBlank({ acts }: Mask): boolean {
   const since = acts.slice(acts.map(({ kind }) => kind).lastIndexOf("clear") + 1);
   return since.every((act) => act.kind === "stroke" && act.erase);
 }
 
-/** The brush is between a pixel and half of the picture's longer side. */
+/** Limits the brush to between one pixel and half of the picture's longer side. */
 export const largestRadius = (width: number, height: number): number => Math.ceil(Math.max(width, height) / 4);
 
-/** The next size of the brush: a fifth more or less, and at least a pixel. */
+/** Returns the next brush size: a fifth more or less, by at least one pixel. */
 export function resized(radius: number, larger: boolean, largest: number): number {
   const step = Math.max(1, Math.round(radius / 5));
   return Math.min(largest, Math.max(1, radius + (larger ? step : -step)));

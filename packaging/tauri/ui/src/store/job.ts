@@ -1,4 +1,4 @@
-// A picture that is asked for, drawn or finished, as the components see it. No I/O.
+// A requested, running or finished picture, as the components see it. No I/O.
 
 import {
   type DiffusionStep,
@@ -13,32 +13,32 @@ import {
   RequestCancelled,
 } from "@locara/image/core";
 
-/** What a job was asked for with: enough to ask again. */
+/** A job's request: enough to repeat it. */
 export type JobRequest = { kind: "generate"; params: GenerateParams } | { kind: "edit"; params: EditParams };
 
 export type JobState = "sending" | "queued" | "running" | "done" | "cancelled" | "failed";
 
 export interface Job {
-  /** This page's own name for it. */
+  /** This page's own id for it. */
   readonly key: string;
   readonly state: JobState;
-  /** Pixels of the picture, or its ratio where a reload left nothing better: the preview's box has this shape. */
+  /** The picture's size in pixels, or only its ratio if a reload left nothing better: the preview's box has this shape. */
   readonly width: number;
   readonly height: number;
   /** Absent for a job that was found after a reload, until it has ended. */
   readonly request?: JobRequest;
-  /** Of a job that was found: what its call asked for. */
+  /** For a job found after a reload: its call's prompt. */
   readonly prompt?: string;
   readonly jobId?: string;
   readonly model?: string;
   readonly step?: DiffusionStep;
-  /** The latest preview that there was. */
+  /** The latest preview. */
   readonly preview?: PreviewImage;
-  /** What is finished; also after a cancel or a failure. */
+  /** The finished pictures, even after a cancel or a failure. */
   readonly images: readonly ImageResult[];
   readonly result?: GenerateResult;
   readonly error?: unknown;
-  /** Whether a cancel was asked for that is not answered yet. */
+  /** Whether a cancel was requested and is not answered yet. */
   readonly stopping: boolean;
 }
 
@@ -54,7 +54,7 @@ export function asked(key: string, request: JobRequest, size: { width: number; h
   return { key, request, ...size, ...(model && { model }), state: "sending", images: [], stopping: false };
 }
 
-/** The job after a message of its own. An earlier preview stays where the message has none. */
+/** Updates the job with one of its messages. An earlier preview stays if the message has none. */
 export function stepped(job: Job, step: DiffusionStep): Job {
   const { preview } = step;
   const state = step.phase === "queued" ? "queued" : "running";
@@ -74,7 +74,7 @@ export function failed(job: Job, error: unknown): Job {
   return { ...job, state: error instanceof RequestCancelled ? "cancelled" : "failed", images, error, stopping: false };
 }
 
-/** A job of before a reload. An edit of its source's own size has the model's until a preview or the result tells better. */
+/** A job from before a reload. An edit at its source's own size has the model's size until a preview or the result shows the real one. */
 export function found(info: JobInfo, models: readonly Model[]): Job {
   const model = models.find(({ id }) => id === info.model)?.defaults;
   const { preview } = info.last ?? {};
@@ -94,12 +94,12 @@ export function found(info: JobInfo, models: readonly Model[]): Job {
   };
 }
 
-/** The size of a job that was found, if that is told. */
+/** The size of a job found after a reload, if it is listed. */
 export function sized({ width, height }: JobInfo): { width: number; height: number } | undefined {
   return width && height ? { width, height } : undefined;
 }
 
-/** The request that a result's parameters are of: they have its form, with a digest for what was sent inline. */
+/** Rebuilds the request from a result's parameters: they have its form, with digests for inline pictures. */
 function requestOf({ parameters }: GenerateResult): JobRequest {
   const isEdit = "image" in parameters || "images" in parameters;
   const params: unknown = parameters;

@@ -1,12 +1,12 @@
-// The jobs of this page. They live here and not in a component, so that no picture is lost when one is unmounted; after a
-// reload those that the sidecar still knows are found again, with their previews and results.
+// This page's jobs. They live here, not in a component, so that no picture is lost when a component is unmounted. After a
+// reload, jobs that the sidecar still knows are found again, with their previews and results.
 
 import type { Call, DiffusionStep, GenerateResult, JobAnswer, JobInfo, Model } from "@locara/image/core";
 import type { ImageClient } from "../client.js";
 import { asked, failed, finished, found, isOpen, type Job, type JobRequest, sized, stepped } from "./job.js";
 import { Observable } from "./observable.js";
 
-/** How many jobs that have ended are kept: their pictures may be held in memory. */
+/** How many ended jobs are kept: their pictures may be in memory. */
 export const KEPT = 60;
 
 /** Newest first. */
@@ -21,7 +21,7 @@ export class JobStore extends Observable<readonly Job[]> {
     this.#client = client;
   }
 
-  /** Asks for a picture of that size; its key. What goes wrong is in the job. */
+  /** Requests a picture of that size; returns its key. Errors are in the job. */
   start(request: JobRequest, size: { width: number; height: number }): string {
     const job = asked(`here-${++this.#lastKey}`, request, size);
     this.set([job, ...this.get()]);
@@ -36,7 +36,7 @@ export class JobStore extends Observable<readonly Job[]> {
     return job.key;
   }
 
-  /** Asks for a job's end. Its answer still comes; pictures that were finished stay. */
+  /** Cancels a job. Its answer still comes; finished pictures stay. */
   cancel(key: string): void {
     const call = this.#calls.get(key);
     if (call === undefined) return;
@@ -44,12 +44,12 @@ export class JobStore extends Observable<readonly Job[]> {
     call.cancel();
   }
 
-  /** Forgets a job that has ended. */
+  /** Removes a job that has ended. */
   dismiss(key: string): void {
     this.set(this.get().filter((job) => job.key !== key || isOpen(job)));
   }
 
-  /** Finds the jobs of before a reload, once: follows those that are open, fetches the results of the others. */
+  /** Finds the jobs from before a reload, once: follows the open ones, fetches the results of the others. */
   restore(models: readonly Model[]): Promise<void> {
     this.#restored ??= this.#restore(models);
     return this.#restored;
@@ -60,7 +60,7 @@ export class JobStore extends Observable<readonly Job[]> {
     try {
       listed = await this.#client.jobs.list();
     } catch {
-      return; // nothing to find again; what is wrong shows at the next call
+      return; // nothing to find; the next call will show what is wrong
     }
     const known = new Set(this.get().map(({ jobId }) => jobId));
     const ours = listed.filter(({ jobId, method }) => method.startsWith("image.") && !known.has(jobId));
@@ -100,7 +100,7 @@ export class JobStore extends Observable<readonly Job[]> {
   }
 }
 
-/** A job of unknown size that was found has the shape of its preview, once there is one. */
+/** A job found with an unknown size has the shape of its preview, once there is one. */
 function shaped(job: Job): Job {
   return job.preview ? { ...job, width: job.preview.width, height: job.preview.height } : job;
 }

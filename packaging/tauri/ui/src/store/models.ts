@@ -4,14 +4,14 @@ import { type DownloadProgress, type EngineInfo, type Model, RemoteError, Reques
 import type { ImageClient } from "../client.js";
 import { Observable } from "./observable.js";
 
-/** A download that runs, or ended without the model: its last progress tells what is kept for the next try. */
+/** A download that runs, or ended without the model: its last progress shows what is kept for the next attempt. */
 export interface Transfer {
   readonly state: "running" | "paused" | "failed";
   readonly progress?: DownloadProgress;
   readonly error?: unknown;
 }
 
-/** Whether the next try of a download goes on from something. */
+/** Whether the next attempt at a download can resume. */
 export const hasBegun = (transfer: Transfer | undefined): boolean => (transfer?.progress?.bytes ?? 0) > 0;
 
 export interface ModelsState {
@@ -19,9 +19,9 @@ export interface ModelsState {
   /** Why the models cannot be listed. */
   readonly error?: unknown;
   readonly models: readonly Model[];
-  /** What may still be written where models are kept, if that is known. */
+  /** The disk space left for models, if known. */
   readonly freeBytes?: number;
-  /** Empty where the app may not ask for them. */
+  /** Empty if the app may not query them. */
   readonly engines: readonly EngineInfo[];
   readonly transfers: Readonly<Record<string, Transfer>>;
 }
@@ -35,7 +35,7 @@ export class ModelStore extends Observable<ModelsState> {
     this.#client = client;
   }
 
-  /** Asks for the models anew. What is wrong is in the state. */
+  /** Refreshes the models. Errors are in the state. */
   async refresh(): Promise<void> {
     const told = this.#client.system.info().then(
       (info) => info.engines,
@@ -43,7 +43,7 @@ export class ModelStore extends Observable<ModelsState> {
     );
     try {
       const [{ models, freeBytes }, engines] = await Promise.all([this.#client.models.listing(), told]);
-      const { error: _, freeBytes: __, ...before } = this.get(); // only now: downloads go on meanwhile
+      const { error: _, freeBytes: __, ...before } = this.get(); // read only now, because downloads go on in the meantime
       const room = freeBytes === undefined ? {} : { freeBytes };
       this.set({ ...before, ...room, status: "ready", models, engines });
     } catch (error) {
@@ -51,7 +51,7 @@ export class ModelStore extends Observable<ModelsState> {
     }
   }
 
-  /** Downloads a model, or goes on where the last try stopped. */
+  /** Downloads a model, resuming an earlier attempt. */
   async download(id: string): Promise<void> {
     if (this.#running.has(id)) return;
     const controller = new AbortController();
@@ -82,13 +82,13 @@ export class ModelStore extends Observable<ModelsState> {
     this.#running.get(id)?.abort();
   }
 
-  /** What a download has written is no longer free. */
+  /** Subtracts what a download has written from the free space. */
   async #lookForRoom(): Promise<void> {
     try {
       const { freeBytes } = await this.#client.models.listing();
       if (freeBytes !== undefined) this.set({ ...this.get(), freeBytes });
     } catch {
-      // what was known before stays
+      // the earlier value stays
     }
   }
 
@@ -98,7 +98,7 @@ export class ModelStore extends Observable<ModelsState> {
   }
 }
 
-/** While a download that goes on looks for what it has, it tells of no bytes: the bar stays where it was. */
+/** While a resumed download checks what it already has, it reports no bytes: the bar stays where it was. */
 function kept(before: DownloadProgress | undefined, now: DownloadProgress): DownloadProgress {
   if (now.phase !== "resolving" || before === undefined) return now;
   return { ...now, bytes: before.bytes, totalBytes: before.totalBytes };

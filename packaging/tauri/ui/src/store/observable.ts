@@ -8,10 +8,10 @@ export class Observable<T> {
     this.#value = value;
   }
 
-  /** The value now: the same object until it changes. */
+  /** Returns the current value: the same object until it changes. */
   readonly get = (): T => this.#value;
 
-  /** Calls `listener` after each change, until what it returns is called. */
+  /** Calls `listener` after each change, until the returned function is called. */
   readonly subscribe = (listener: () => void): (() => void) => {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);

@@ -1,4 +1,4 @@
-// The requests that the studio makes: of a prompt, and of a picture that is there.
+// Builds the studio's requests: from a prompt, and from an existing picture.
 
 import {
   type EditOptions,
@@ -13,7 +13,7 @@ import {
 } from "@locara/image/core";
 import type { Job, JobRequest } from "./job.js";
 
-/** How many bytes the sidecar takes inline pictures to have, and the most that it sends. */
+/** The sidecar's limit for inline pictures, in bytes as it estimates them. */
 const INLINE_BYTES = 7 * 1024 * 1024;
 const VARY = 0.5;
 
@@ -28,7 +28,7 @@ export const edits = ({ modalities }: Model): "strength" | "instruction" | undef
   return modalities.includes("image-text-to-image") ? "instruction" : undefined;
 };
 
-/** Asks for pictures in the answer too, where they are small enough for it and the page has no other way to show them. */
+/** Also requests pictures in the answer if they are small enough and the page has no other way to show them. */
 export function inlineOutput(count: number, { width, height }: { width: number; height: number }): OutputOptions {
   return count * width * height * 4 <= INLINE_BYTES ? { mode: "both" } : { mode: "save" };
 }
@@ -61,7 +61,7 @@ export function editRequest({ image, prompt, options, mask }: Editing): Sized {
   return { request: { kind: "edit", params }, size: { width: image.width, height: image.height } };
 }
 
-/** The same once more with another seed. */
+/** The same request with another seed. */
 export function again({ request, width, height }: Job): Sized | undefined {
   if (request === undefined || whyNotAgain(request) !== undefined) return undefined;
   const { seed: _, ...options } = request.params.options ?? {};
@@ -69,7 +69,7 @@ export function again({ request, width, height }: Job): Sized | undefined {
   return { request: { ...request, params } as JobRequest, size: { width, height } };
 }
 
-/** A picture or mask that was sent inline before a reload is gone: its digest is all that is left of it. */
+/** A picture or mask that was sent inline before a reload is gone: only its digest is left. */
 export function whyNotAgain(request: JobRequest | undefined): string | undefined {
   if (request === undefined) return "What it was asked for with is not known.";
   if (request.kind === "generate") return undefined;
@@ -79,7 +79,7 @@ export function whyNotAgain(request: JobRequest | undefined): string | undefined
   return !mask || isThere(mask) ? undefined : "The mask that it was made with is gone.";
 }
 
-/** A picture near `image`, by the model that made it or, where that cannot, by another. */
+/** A picture similar to `image`, by the model that made it or, if that cannot edit, by another. */
 export function vary(job: Job, image: ImageResult, models: readonly Model[]): Sized | undefined {
   const can = models.filter((model) => model.installed && model.runnable && edits(model) === "strength");
   const model = can.find(({ id }) => id === job.model) ?? can[0];
@@ -90,7 +90,7 @@ export function vary(job: Job, image: ImageResult, models: readonly Model[]): Si
   return editRequest({ image, prompt: job.request.params.prompt, options, mask: undefined });
 }
 
-/** A picture of a prompt. */
+/** A request for a picture from a prompt. */
 export function generateRequest(params: GenerateParams, size: { width: number; height: number }): Sized {
   return { request: { kind: "generate", params }, size };
 }

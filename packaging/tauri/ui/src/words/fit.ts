@@ -11,7 +11,7 @@ export interface FitWords {
   readonly sentence: string;
 }
 
-/** What the weights are kept as, in plain words. */
+/** The precision of the weights, in plain words. */
 function form({ quantization }: ModelFit): string {
   return quantization === "none" ? "" : ` with ${quantization === "8bit" ? "8-bit" : "4-bit"} weights`;
 }
@@ -44,7 +44,7 @@ function smallest(fits: readonly ModelFit[]): ModelFit | undefined {
   return [...fits].sort((a, b) => a.peak - b.peak)[0];
 }
 
-/** The model to suggest: the first in the catalogue's order that fits; failing that, the first that just about does. */
+/** The model to suggest: the first in the catalogue's order that fits; failing that, the first that barely fits. */
 export function suggested(models: readonly Model[]): Model | undefined {
   const runnable = models.filter((model) => model.runnable);
   return (
@@ -54,9 +54,9 @@ export function suggested(models: readonly Model[]): Model | undefined {
 }
 
 /**
- * Why a model that is not installed has not enough room on the disk; undefined if it has, if that is not known, or if its failed
- * download says so already. The download may still be tried: what an earlier one left, or files that another model shares, it need not
- * write again.
+ * Says why a model that is not installed does not fit on the disk; undefined if it fits, if that is not known, or if its failed
+ * download already says so. The download may still be attempted: it need not write what an earlier one left, or files that
+ * another model shares.
  */
 export function roomWords(
   model: Model,

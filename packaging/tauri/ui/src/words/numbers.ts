@@ -12,7 +12,7 @@ export function bytes(count: number): string {
   return `${unit > 1 && value < 99.95 ? value.toFixed(1) : Math.round(value)} ${UNITS[unit]}`;
 }
 
-/** `95_000` → `about 2 min`; in steps that grow, so that it does not flicker. */
+/** `95_000` → `about 2 min`; in growing steps, so that it does not flicker. */
 export function remaining(ms: number): string {
   const seconds = Math.max(1, Math.round(ms / 1000));
   if (seconds <= 10) return `about ${seconds} s`;

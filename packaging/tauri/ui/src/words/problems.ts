@@ -6,7 +6,7 @@ import { bytes } from "./numbers.js";
 export interface Problem {
   readonly title: string;
   readonly message: string;
-  /** What can be done, each a sentence or a phrase. */
+  /** Remedies, each a sentence or a phrase. */
   readonly advice: readonly string[];
   /** Whether the same request may succeed when it is sent again. */
   readonly retryable: boolean;
@@ -90,7 +90,7 @@ function advice(error: RemoteError): string[] {
   }
 }
 
-/** How an engine died, as far as it is known. */
+/** How an engine died, if known. */
 function last({ data }: RemoteError): string {
   const { signal, status, phase } = data as Record<string, unknown>;
   const how = signal ?? (status === undefined || status === null ? undefined : `status ${status}`);
@@ -98,14 +98,14 @@ function last({ data }: RemoteError): string {
   return `It ended with ${how}${typeof phase === "string" ? ` while ${phase}` : ""}. `;
 }
 
-/** What a refused call lacks, for whoever can add it. */
+/** What a refused call lacks, for the person who can add it. */
 export interface Lacking {
-  /** Who has to change something. */
+  /** Who must change something. */
   readonly who: "manifest" | "host" | "model";
   readonly sentence: string;
   /** The fragment of `locara.json` that would allow the call. */
   readonly fragment?: string;
-  /** What the host has to supply. */
+  /** What the host must supply. */
   readonly host?: string;
 }
 

@@ -1,4 +1,4 @@
-// Where a job stands, in words for the eye and, in fewer of them, for a screen reader.
+// A job's progress in words: in full on the screen, in fewer words for a screen reader.
 
 import type { DownloadProgress } from "@locara/image/core";
 import type { Job } from "../store/job.js";
@@ -37,7 +37,7 @@ function doneWords({ result, images }: Job): string {
   return first ? `${took} · ${first.width} × ${first.height} · seed ${first.seed}` : took;
 }
 
-/** What is worth saying aloud; it changes at phases and quarters only. */
+/** What is worth saying aloud; changes only at phases and quarters. */
 export function spoken(job: Job | undefined): string {
   if (job === undefined) return "";
   const { state, step } = job;

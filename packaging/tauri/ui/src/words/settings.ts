@@ -1,4 +1,4 @@
-// The options of a picture as a person types them, and as the wire has them. Blank is the model's default.
+// A picture's options as a person types them, and as they are on the wire. Blank means the model's default.
 
 import type { GenerateOptions, Model } from "@locara/image/core";
 
@@ -75,7 +75,7 @@ export function sizeOf(settings: Settings, { defaults }: Model): { width: number
   return { width: Number(settings.width) || defaults.width, height: Number(settings.height) || defaults.height };
 }
 
-/** What is typed and differs from blank, as options; for settings without problems. */
+/** Converts the settings that are not blank to options; for settings without problems. */
 export function optionsOf(settings: Settings, model: Model): GenerateOptions {
   const options: Record<string, string | number> = { model: model.id };
   for (const name of ["width", "height", "steps", "guidance", "seed", "count"] as const) {
@@ -90,7 +90,7 @@ export function optionsOf(settings: Settings, model: Model): GenerateOptions {
   return options;
 }
 
-/** Settings that ask for what `options` are; what is the model's default anyway stays blank. */
+/** Converts `options` to settings; the model's defaults stay blank. */
 export function settingsFrom(options: GenerateOptions, model: Model | undefined): Settings {
   const settings: Record<SettingName, string> = { ...DEFAULTS };
   const defaults: Record<string, unknown> = { ...model?.defaults, count: 1, speed: "exact", quantization: "auto" };
@@ -101,5 +101,5 @@ export function settingsFrom(options: GenerateOptions, model: Model | undefined)
   return settings;
 }
 
-/** How many settings are not left to the model. */
+/** How many settings are not blank. */
 export const changed = (settings: Settings): number => Object.values(settings).filter((value) => value !== "").length;

@@ -1,4 +1,4 @@
-// Sizes of about as many pixels as the model's own, for people who think in shapes.
+// Sizes with about as many pixels as the model's own, for people who think in shapes.
 
 import type { Model } from "@locara/image/core";
 
@@ -18,7 +18,7 @@ const RATIOS = [
   ["Tall 9:16", 9, 16],
 ] as const;
 
-/** The shapes that the model makes, each once; a model of one size has one. */
+/** The shapes that the model can make, each once; a model with a single size has one. */
 export function shapesOf({ limits, defaults }: Model): Shape[] {
   const pixels = defaults.width * defaults.height;
   const fitting = (side: number) =>

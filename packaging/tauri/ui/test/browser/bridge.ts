@@ -1,5 +1,5 @@
-// The bridge that exists in tests only: the page over HTTP, its calls over a WebSocket, and behind both the Node client with
-// the real daemon. It does for a browser what the Tauri plugin does for a web view, and like it refuses the host's own calls.
+// A bridge for tests only: it serves the page over HTTP and its calls over a WebSocket, with the Node client and the real
+// daemon behind both. It does for a browser what the Tauri plugin does for a web view, and also refuses the host's own calls.
 
 import { readFile } from "node:fs/promises";
 import { createServer, type Server } from "node:http";
@@ -19,7 +19,7 @@ const TYPES: Record<string, string> = {
 
 export class Bridge {
   sidecar: Sidecar;
-  /** What the page asked for, in order. */
+  /** The page's requests, in order. */
   readonly asked: { method: string; params: object }[] = [];
   readonly #server: Server;
   readonly #sockets: WebSocketServer;

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { Page } from "@playwright/test";
 import { draw, expect, expectAccessible, status, test } from "./studio.js";
 
-/** Writes down, in each frame that the browser paints, where things are and whether a picture is seen. */
+/** Records, in each frame that the browser paints, where things are and whether a picture is visible. */
 async function watch(page: Page): Promise<() => Promise<{ places: string[]; blank: number; frames: number }>> {
   await page.evaluate(() => {
     const seen = { places: new Set<string>(), blank: 0, frames: 0, began: false };

@@ -1,4 +1,4 @@
-// What the page and the bridge say to each other, one JSON text a WebSocket message.
+// The messages between the page and the bridge, one JSON text per WebSocket message.
 
 export type Up =
   | { id: number; method: string; params: object; long: boolean }

@@ -78,7 +78,7 @@ const STATES: Record<string, (given: Given) => Promise<Page>> = {
   drawing: async ({ open, query }) => {
     const { page } = await open({ engine: "torch", query });
     await page.getByText("Options").click();
-    await page.getByLabel("Steps").fill("200"); // twelve are over before it is looked at
+    await page.getByLabel("Steps").fill("200"); // twelve would be over before the screenshot
     await page.getByText("Options").click();
     await draw(page, SUN);
     await expect(page.locator("[data-layer=preview]")).toHaveCount(1, { timeout: 200_000 });

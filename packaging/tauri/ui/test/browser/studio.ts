@@ -1,4 +1,4 @@
-// What the browser tests share: a page over the bridge, with a daemon and folders of its own.
+// Shared by the browser tests: a page on top of the bridge, with its own daemon and folders.
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -14,7 +14,7 @@ import { Bridge } from "./bridge.js";
 import { PAGE } from "./build-page.js";
 
 const REPOSITORY = fileURLToPath(new URL("../../../../../", import.meta.url));
-/** The daemon's program; make says which one. */
+/** The daemon's program, set by make. */
 const PROGRAM = process.env["LOCARA_SIDECAR"] ?? join(REPOSITORY, ".venv/bin/locara-sidecar");
 
 export interface Wishes {
@@ -23,7 +23,7 @@ export interface Wishes {
   fs?: "read-write" | "write" | null;
   flags?: string[];
   env?: Record<string, string>;
-  /** Of the page's address: `theme=dark`, `served`, `token`. */
+  /** Parameters of the page's URL: `theme=dark`, `served`, `token`. */
   query?: string;
 }
 
@@ -105,7 +105,7 @@ export const draw = async (page: Page, prompt: string) => {
 
 export const status = (page: Page) => page.locator(".locara-status-words");
 
-/** What axe-core finds wrong with the page as it looks now, colours included. */
+/** Returns the problems that axe-core finds in the page as it looks now, colours included. */
 export async function expectAccessible(page: Page): Promise<void> {
   await page.evaluate(axe.source);
   const found = await page.evaluate(async () => {

@@ -8,7 +8,7 @@ import { PIXEL } from "../support/scripted.js";
 
 const dab = { kind: "stroke", erase: false, radius: 4, points: [{ x: 5, y: 5 }] } as const;
 
-// jsdom has no canvas; what ends up on one is looked at in Chromium
+// jsdom has no canvas; the painted result is checked in Chromium
 beforeEach(() => void vi.spyOn(HTMLCanvasElement.prototype, "getContext").mockReturnValue(null));
 
 test("undo and redo go through the acts, and a new act forgets what was undone", () => {

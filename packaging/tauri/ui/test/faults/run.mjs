@@ -1,6 +1,6 @@
-// `npm run faults`: plants each fault in a copy of this package and sees the component tests fail for it. Prints a line a
-// fault; ends with 1 if one is not noticed. WORDS on the command line choose faults. The files beside this one hold them, each
-// those that the component test of its name notices.
+// `npm run faults`: plants each fault in a copy of this package and checks that the component tests fail. Prints one line per
+// fault; exits with status 1 if one is not noticed. WORDS on the command line select faults. The files next to this one list
+// them, each those that the component test of the same name notices.
 
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";

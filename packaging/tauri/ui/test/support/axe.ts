@@ -1,4 +1,4 @@
-// What axe-core finds wrong with a page. Colours are judged in Chromium, where there are some.
+// The problems that axe-core finds in a page. Colours are checked in Chromium only, because jsdom has none.
 
 import axe from "axe-core";
 import { expect } from "vitest";

@@ -1,4 +1,4 @@
-// A sidecar that says what a test tells it to: the real client over a transport without a daemon.
+// A sidecar that sends what a test scripts: the real client over a transport without a daemon.
 
 import {
   Client,
@@ -16,7 +16,7 @@ import {
 } from "@locara/image/core";
 import recorded from "./models.json" with { type: "json" };
 
-/** What the real daemon told of its models on a machine with 22 GB free. */
+/** The real daemon's list of models on a machine with 22 GB free. */
 export const MODELS = recorded as unknown as Model[];
 
 export function modelOf(id: string, changes: Partial<Model> = {}): Model {
@@ -61,9 +61,9 @@ export class Asked {
 
 export interface Setting {
   models?: readonly Model[];
-  /** A promise is answered when that is fulfilled. */
+  /** A promise is answered once it is fulfilled. */
   engines?: readonly EngineInfo[] | Promise<readonly EngineInfo[]>;
-  /** What is free on the disk; without it the sidecar does not tell. */
+  /** The free disk space; without it, the sidecar does not report any. */
   freeBytes?: number;
   jobs?: readonly JobInfo[];
   results?: Record<string, GenerateResult>;

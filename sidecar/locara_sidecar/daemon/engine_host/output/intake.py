@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _LOG_BYTES = 1 << 14
 """The longest log record; a line of the log has at most half of that."""
-_BURST = 1000  # log records, of which the screen lets half through
+_BURST = 1000  # log records, half of which pass the screen
 _RATE = 40.0  # a second, once the burst is used up
 _OF_JOBS = frozenset({"phase", "heartbeat", "step", "image", "done", "loaded", "prepared", "failed", "cancelled"})
 

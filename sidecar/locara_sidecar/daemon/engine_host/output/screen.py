@@ -1,5 +1,5 @@
 """Checks what an engine sends. A malicious model or picture may have taken it over, so nothing is believed, kept or
-passed on before it is known to be a valid answer to what was asked.
+passed on before it is known to be a valid answer to the request.
 
 An engine that sends anything else has violated its protocol and is ended; the job still gets an answer.
 """
@@ -226,7 +226,7 @@ class LogScreen:
 
 
 def _cleaned_fields(fields: dict[str, Any], words: Callable[[str], str]) -> Iterator[tuple[str, Any]]:
-    """Those that are plain, as far as there is room: looking through a text for the prompt takes its time."""
+    """Return the plain fields, as far as there is room: searching a text for the prompt takes time."""
     room = _FIELD_TEXT
     for key, value in itertools.islice(fields.items(), _FIELDS):
         if not _WORD.fullmatch(key.replace("_", "")) or words(key) != key:

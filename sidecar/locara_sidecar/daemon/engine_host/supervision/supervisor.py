@@ -62,7 +62,7 @@ class Supervisor:
         self._screen: Screen | None = None  # for the job that was sent last
         self._given: frozenset[str] = frozenset()  # the model folders that the engine may read
         self.program: Program | None = None
-        """What an engine would now be started from; None if it is not there, or not known."""
+        """What an engine would now be started from; None if it does not exist or is not known."""
         self.started_from: Program | None = None
         """What the last engine was started from."""
         self._retired = False  # the running engine gets no further job
@@ -105,7 +105,7 @@ class Supervisor:
         return now is not None and (then is None or now.folder != then.folder)
 
     def retire(self, why: str) -> None:
-        """Give the running engine, if there is one, no further job."""
+        """Give no further job to the running engine, if there is one."""
         self._retired = True
         self._on_log(frames.Log(level="warning", logger="engine", msg=why))
 
@@ -124,7 +124,7 @@ class Supervisor:
     def feed(self, event: Event, result: Result | Exception | None = None) -> None:
         """Feed in ``event``.
 
-        :param result: the job's answer if ``event`` ends it; None: that it was cancelled.
+        :param result: the job's answer if ``event`` ends it; None if it was cancelled.
         :raises IllegalEventError: if it may not happen now.
         """
         actions = self.lifecycle.feed(event)
@@ -188,7 +188,7 @@ class Supervisor:
             return
         self.connection = None
         self.gone.set()
-        failed = self.lifecycle.allows(Event.START_FAILED)  # else it was given up before, and is gone
+        failed = self.lifecycle.allows(Event.START_FAILED)  # otherwise it was given up before, and is gone
         self.feed(Event.START_FAILED if failed else Event.GONE, failures.not_started(self._engine, error))
 
     def _send(self) -> None:
@@ -239,7 +239,7 @@ class Supervisor:
         else:
             self.feed(Event.STALLED, failures.stalled(allowed, self.request.phase))
 
-    # --- what the engine says ---------------------------------------------------------------
+    # --- what the engine reports ---------------------------------------------------------------
 
     def _died(self, connection: Connection) -> None:
         """Handle an engine that is gone, with all its output processed (or a killed one that takes too long to go)."""

@@ -1,8 +1,8 @@
 """An engine in a child process with three pipes, as seen from the daemon; ``client.py`` interprets what it sends.
 
 One thread starts the process, waits for its end and reaps it: creating a folder, walking the model's files and forking
-take as long as disk and system please. Each descriptor belongs to exactly one thread, which alone reads or writes and
-closes it: the events reader, the stderr reader and the command writer. All report to the event loop with
+may take any time that disk and system need. Each descriptor belongs to exactly one thread, which alone reads or writes
+and closes it: the events reader, the stderr reader and the command writer. All report to the event loop with
 ``call_soon_threadsafe``, so the loop never blocks, not even on an engine that has stopped reading.
 """
 
@@ -235,8 +235,8 @@ class EngineProcess:
             os.close(fd)
 
     def _take(self, data: bytes) -> None:
-        """On the event loop: what one reading has brought, event by event. What waits for it are bytes, which are many
-        times smaller than what can be made of them."""
+        """Deliver on the event loop, one by one, the events of one read. Only bytes wait for that: decoded events can
+        be many times larger."""
         self._ahead.release()
         if self._garbled:
             return
@@ -279,7 +279,7 @@ class EngineProcess:
         self.close_input()
         events, stderr, *_ = self._threads
         events.join(_DRAIN)
-        self.discard_scratch()  # first: a daemon that waits for this ends then, and this thread with it
+        self.discard_scratch()  # first: a daemon that waits for this then ends, and this thread with it
         self._post(self._on_gone, self)
         stderr.join(1.0)
 

@@ -18,8 +18,8 @@ def said(kind: Tokenizer, text: str) -> str:
 
 
 def starts(kind: Tokenizer, text: str, offsets: Iterable[int]) -> list[int]:
-    """Return where in ``text`` each token begins that must fit for all of it to be read. The template before the text
-    counts as its beginning; what follows the text may be cut off.
+    """Return the position in ``text`` of each token that must fit for the whole text to be read. The template before
+    the text counts as its beginning; what follows the text may be cut off.
 
     :param offsets: where each token begins in the result of :func:`said`.
     """
@@ -28,5 +28,5 @@ def starts(kind: Tokenizer, text: str, offsets: Iterable[int]) -> list[int]:
 
 
 def template(kind: Tokenizer) -> str:
-    """Return the same as a chat template. It replaces the one that came with a model, which is never run."""
+    """Return the same as a chat template. It replaces the model's own template, which is never run."""
     return f"{{{{ {kind.before!r} + messages[0].content + {kind.after!r} }}}}"

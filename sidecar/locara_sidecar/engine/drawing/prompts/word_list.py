@@ -66,7 +66,7 @@ class _Stored(msgspec.Struct):
 def read(folder: Path, digest: str) -> WordList | None:
     """Read the list in a model's folder. None if there is none or it is not valid.
 
-    :param digest: the model's; part of the cache key, so that another model in the same place is read anew.
+    :param digest: the model's; part of the cache key, so that another model in the same place is read again.
     """
     del digest
     try:

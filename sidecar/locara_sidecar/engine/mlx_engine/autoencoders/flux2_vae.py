@@ -2,7 +2,7 @@
 
 A denoiser's latent is *packed*: 2 x 2 pixels of the raw one are the channels of one pixel, and each of these channels
 is scaled by its own mean and variance, which are stored among the weights as the running statistics of a batch norm.
-Only FLUX.2's loop knows it; what leaves the loop is raw.
+Only FLUX.2's loop uses packed latents; a latent that leaves the loop is raw.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ class FluxConfig:
         return self.num_attention_heads * self.attention_head_dim
 
     @property
-    def turned_heads(self) -> tuple[int, int]:
-        """How many heads' queries and keys are normed and rotated, and how many numbers each has."""
+    def rotated_heads(self) -> tuple[int, int]:
+        """The number of heads whose queries and keys are normed and rotated, and the size of a head."""
         return self.num_attention_heads, self.attention_head_dim
 
 
@@ -82,7 +82,7 @@ class Modulation(NamedTuple):
 
 
 class DoubleBlock(streams.DoubleBlock):
-    """Both streams are in float32 where the weights are in float16."""
+    """Both streams are in float32 if the weights are in float16."""
 
     def __init__(self, config: FluxConfig) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class SingleBlock(nn.Module):
         self.proj_out = nn.Linear(5 * width, width)
 
     def __call__(self, x: mx.array, by: mx.array, rotation: rotary.Rotation) -> mx.array:
-        """Run one block on ``x`` (B, text and image tokens, width), in float32 where the weights are in float16."""
+        """Run one block on ``x`` (B, text and image tokens, width), in float32 if the weights are in float16."""
         shift, scale, gate = mx.split(by, 3, axis=-1)
         normed = _modulated(x, shift, scale, self.attn)
         seen = headroom.less(rotary.attended([self.attn(normed)], rotation))
@@ -180,9 +180,9 @@ class Flux(nn.Module):
         )
 
     def split(self) -> None:
-        """Change quantized layers so that a step reads as little as possible; those that are saved are not changed.
+        """Change quantized layers so that a step reads as little as possible; saved layers are not changed.
 
-        Output layers of two inputs become two, and biases of values are passed on.
+        Output layers with two inputs become two layers, and biases of values are passed on.
         """
         for block in self.singles:
             block.split()

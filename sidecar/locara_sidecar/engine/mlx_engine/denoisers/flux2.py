@@ -1,14 +1,14 @@
-"""FLUX.2's transformer (Black Forest Labs, 2025), as [klein] has it: without guidance as an input.
+"""FLUX.2's transformer (Black Forest Labs, 2025), in [klein]'s form: without guidance as an input.
 
 Like FLUX.1's (:mod:`.flux`), with double and then single blocks (:mod:`.streams`). What differs: all blocks of a kind
 share their modulation, which depends on the time alone; no layer has a bias; feed-forwards are gated; and a single
-block's first layer makes queries, keys, values and the feed-forward's numbers at once.
+block's first layer computes queries, keys, values and the feed-forward's input at once.
 
-Positions are rotary embeddings (:mod:`.rotary`) on four axes: the picture is at 0 on the first and each reference at a
-place of its own, 10 apart; row and column; and the last counts the text's tokens. A token is one pixel of the packed
+Positions are rotary embeddings (:mod:`.rotary`) on four axes: the picture is at 0 on the first, and each reference has
+its own place, 10 apart; row and column; and the last counts the text's tokens. A token is one pixel of the packed
 latent (2 x 2 of the autoencoder's).
 
-In float16 the sums of branches may leave its range, and so may what gates and values multiply to: see
+In float16 the sums of branches may leave its range, and so may the products of gates and values: see
 :mod:`.headroom`.
 
 Channels come last: latents are (B, height, width, C).
@@ -62,8 +62,8 @@ class Flux2Config:
         return self.num_attention_heads * self.attention_head_dim
 
     @property
-    def turned_heads(self) -> tuple[int, int]:
-        """How many heads' queries and keys are normed and rotated, and how many numbers each has."""
+    def rotated_heads(self) -> tuple[int, int]:
+        """The number of heads whose queries and keys are normed and rotated, and the size of a head."""
         return self.num_attention_heads, self.attention_head_dim
 
     @property
@@ -100,7 +100,7 @@ class FeedForward(nn.Module):
 
 
 class DoubleBlock(streams.DoubleBlock):
-    """Both streams are in float32 where the weights are in float16."""
+    """Both streams are in float32 if the weights are in float16."""
 
     def __init__(self, config: Flux2Config) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class SingleBlock(nn.Module):
         self.norm_k = nn.RMSNorm(config.attention_head_dim, eps=config.eps)
 
     def __call__(self, x: mx.array, by: mx.array, rotation: rotary.Rotation) -> mx.array:
-        """Run one block on ``x`` (B, text and picture tokens, width), in float32 where the weights are in float16."""
+        """Run one block on ``x`` (B, text and picture tokens, width), in float32 if the weights are in float16."""
         weight: mx.array = self.norm_q.weight
         shift, scale, gate = mx.split(by, 3, axis=-1)
         normed = modulated(x, shift, scale, self._eps).astype(weight.dtype)
@@ -185,7 +185,7 @@ class Flux2Transformer(nn.Module):
         return key, value
 
     def split(self) -> None:
-        """Split quantized output layers of two inputs. What is saved and loaded is not split."""
+        """Split quantized output layers with two inputs. Saved and loaded layers are not split."""
         for block in self.singles:
             block.split()
 
@@ -215,7 +215,8 @@ class Flux2Transformer(nn.Module):
         return rotary.rotation_at(np.concatenate(parts), self.config.axes_dims_rope, self.config.rope_theta)
 
     def words(self, tokens: mx.array) -> mx.array:
-        """Return the text as the blocks take it, the same in every step. ``tokens``: (B, words, joint_attention_dim).
+        """Return the text in the form that the blocks need, the same in every step. ``tokens``: (B, words,
+        joint_attention_dim).
 
         Qwen3's states are not normed, and a few of their numbers are very large.
         """
@@ -225,7 +226,9 @@ class Flux2Transformer(nn.Module):
         return headroom.restored(self.text, (tokens.astype(mx.float32) / headroom.LESS).astype(mx.float16))
 
     def pictures(self, references: list[mx.array]) -> mx.array | None:
-        """Return the references' packed latents, each (1, height, width, C), as the blocks take them, or None."""
+        """Convert the references' packed latents, each (1, height, width, C), to the form that the blocks need, or
+        None.
+        """
         if not references:
             return None
         weight: mx.array = self.image.weight
@@ -267,8 +270,8 @@ class Flux2Transformer(nn.Module):
 
 
 def _apart(layer: Any, x: mx.array, sizes: list[int]) -> list[mx.array]:
-    """Return a layer's output in parts of the given sizes, each computed with its own rows of the weights: parts of one
-    output array would have to be copied, while a part of the rows is contiguous.
+    """Return a layer's output in parts of the given sizes, each computed with its own rows of the weights: a part of
+    the rows is contiguous, while parts of one output array would have to be copied.
     """
     parts: list[mx.array] = []
     start = 0

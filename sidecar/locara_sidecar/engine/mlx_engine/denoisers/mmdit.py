@@ -106,7 +106,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """A block of both streams, which are in float32 where the weights are in float16.
+    """A block of both streams, which are in float32 if the weights are in float16.
 
     :param dual: with the second attention over the patches.
     :param last: no block follows, so its text stream only provides keys and values.
@@ -231,14 +231,14 @@ class Mmdit(nn.Module):
         )
 
     def words(self, tokens: mx.array) -> mx.array:
-        """Return the text as the blocks take it, the same in every step.
+        """Return the text in the form that the blocks need, the same in every step.
 
         :param tokens: (B, words, joint_attention_dim).
         """
         return headroom.summed(self.text(tokens))
 
     def split(self) -> None:
-        """Change quantized layers so that a step reads as little as possible; those that are saved are not changed."""
+        """Change quantized layers so that a step reads as little as possible; saved layers are not changed."""
         for block in self.blocks:
             if "attn2" in block:
                 streams.pass_bias_on(block.attn2.to_v, block.out2)
@@ -304,10 +304,10 @@ def sinusoids(
 
 
 def _on_part(layer: Any, part: mx.array) -> mx.array:
-    """Apply a linear layer to some tokens of each picture, as they lie.
+    """Apply a linear layer to some tokens of each picture, without copying them.
 
-    For a product with one matrix MLX lays a batch in rows first, which copies a part of it; for as many matrices as
-    pictures, even if they are the same one, it does not.
+    For a product with one matrix, MLX first flattens a batch to rows, which copies a part of an array. With as many
+    matrices as pictures, even if they are all the same, it does not.
     """
     if part.shape[0] == 1 or type(layer) is not nn.Linear or part.dtype == mx.float16:
         return headroom.restored(layer, headroom.less(part))

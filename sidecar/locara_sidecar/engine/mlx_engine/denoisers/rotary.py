@@ -5,7 +5,7 @@ pairs are divided among several axes, such as row and column. ``mx.fast.rope`` s
 the sequence. So the rotation is written out here.
 
 Before it, queries and keys are normed head by head, if the model has norms for that. Where it can be used, one kernel
-of our own does both (:mod:`~locara_sidecar.engine.mlx_engine.kernels.turned_heads`).
+of our own does both (:mod:`~locara_sidecar.engine.mlx_engine.kernels.rotated_heads`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from locara_sidecar.engine.mlx_engine.kernels import turned_heads
+from locara_sidecar.engine.mlx_engine.kernels import rotated_heads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +30,8 @@ Rotation = mx.array
 def rotation_at(places: NDArray[Any], sizes: Sequence[int], base: float, *, rounded: bool = False) -> Rotation:
     """Compute the rotation of tokens at ``places`` (tokens, axes), once before the loop.
 
-    :param sizes: how many numbers of a head each axis has, all even.
-    :param base: of the powers that are the frequencies.
+    :param sizes: how many numbers of a head belong to each axis, all even.
+    :param base: the base of the frequencies, which are its powers.
     :param rounded: round angles to float32 before taking their sines, as some models were trained.
     """
     angles = [places[:, axis, None] * base ** (-np.arange(0, size, 2) / size) for axis, size in enumerate(sizes)]
@@ -40,7 +40,7 @@ def rotation_at(places: NDArray[Any], sizes: Sequence[int], base: float, *, roun
     return mx.array(np.stack([np.cos(turns), np.sin(turns)], axis=-1).astype(np.float32))
 
 
-def turned(x: mx.array, rotation: Rotation) -> mx.array:
+def rotated(x: mx.array, rotation: Rotation) -> mx.array:
     """Rotate each pair (2i, 2i + 1) of the last axis by its angle; in float32, because angles reach hundreds.
 
     Inside a compiled block this is a single kernel. For that, the numbers of a pair are separated as views, before they
@@ -63,7 +63,7 @@ class Norms(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """Queries, keys and values of one stream as their layers made them, each (B, tokens, heads x size)."""
+    """Queries, keys and values of one stream as their layers output them, each (B, tokens, heads x size)."""
 
     q: mx.array
     k: mx.array
@@ -92,21 +92,21 @@ def prepared(streams: Sequence[Stream], rotation: Rotation) -> tuple[mx.array, m
 
 
 def _in_one_kernel(streams: Sequence[Stream], rotation: Rotation) -> tuple[mx.array, mx.array] | None:
-    given: list[turned_heads.Stream] = []
+    given: list[rotated_heads.Stream] = []
     epsilon = 0.0
     for stream in streams:
         if stream.norms is None:
             return None
         epsilon = stream.norms.q.eps
-        given.append(turned_heads.Stream(stream.q, stream.k, stream.norms.q.weight, stream.norms.k.weight))
-    return turned_heads.of(given, rotation, epsilon)
+        given.append(rotated_heads.Stream(stream.q, stream.k, stream.norms.q.weight, stream.norms.k.weight))
+    return rotated_heads.of(given, rotation, epsilon)
 
 
 def _in_several(streams: Sequence[Stream], rotation: Rotation) -> tuple[mx.array, mx.array]:
-    """Norm each stream's, lay all together and rotate them: MLX's own operations."""
+    """Norm each stream's, concatenate and rotate them, with MLX's own operations."""
     normed = [_normed(stream) for stream in streams]
     q, k = (_joined([both[i] for both in normed], 2) for i in range(2))
-    return turned(q, rotation), turned(k, rotation)
+    return rotated(q, rotation), rotated(k, rotation)
 
 
 def _normed(stream: Stream) -> tuple[mx.array, mx.array]:

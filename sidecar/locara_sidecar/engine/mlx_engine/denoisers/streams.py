@@ -18,9 +18,9 @@ from locara_sidecar.engine.mlx_engine.tensors.weights import making_modules
 
 
 class Heads(nn.Module):
-    """Makes queries, keys and values of one stream.
+    """Computes queries, keys and values of one stream.
 
-    :param size: numbers of a head.
+    :param size: the size of a head.
     """
 
     def __init__(self, width: int, size: int, *, bias: bool, epsilon: float) -> None:
@@ -80,7 +80,7 @@ class DoubleBlock(nn.Module, ABC):
 class Halves(nn.Module):
     """A quantized linear layer on two concatenated inputs, as two layers.
 
-    Each part has contiguous rows of its own, so that neither inputs nor weights need to be concatenated.
+    Each part has its own contiguous rows, so neither inputs nor weights need to be concatenated.
 
     :param before: the original layer.
     :param at: where the second input begins; a multiple of the quantization's group size.
@@ -96,15 +96,15 @@ class Halves(nn.Module):
 
 
 def halved(layer: Any, at: int) -> Any:
-    """Return a quantized layer split by input, if their boundary is also one between groups; else the layer itself."""
+    """Return a quantized layer split by input if the boundary is also one between groups; otherwise the layer."""
     splits = isinstance(layer, nn.QuantizedLinear) and at % layer.group_size == 0
     return Halves(layer, at) if splits else layer
 
 
 def on_both(layer: Any, first: mx.array, second: mx.array) -> mx.array:
-    """Apply a layer for two concatenated inputs without copying them together, where possible.
+    """Apply a layer for two concatenated inputs, without concatenating them if possible.
 
-    In float16 as :func:`.headroom.restored`: ``first`` and ``second`` are what :func:`.headroom.less` returned.
+    In float16 like :func:`.headroom.restored`: ``first`` and ``second`` are results of :func:`.headroom.less`.
     """
     if isinstance(layer, Halves):
         return layer(first, second)
@@ -118,10 +118,10 @@ def on_both(layer: Any, first: mx.array, second: mx.array) -> mx.array:
 
 
 def pass_bias_on(values: Any, out: Any) -> None:
-    """Move the bias of a quantized layer that makes attention's values into that of the layer behind attention.
+    """Move the bias of the quantized layer that computes attention's values into the layer after attention.
 
-    What attention weighs the values with sums up to one, so it passes a bias on as it is; a quantized product takes one
-    more kernel to add it.
+    Attention's weights sum to one, so it passes a bias on unchanged; a quantized product needs an extra kernel to add a
+    bias.
 
     :param out: takes attention's result as the first of its inputs.
     """

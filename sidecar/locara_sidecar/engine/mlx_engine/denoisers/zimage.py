@@ -7,7 +7,7 @@ rotation (:mod:`.rotary`) on three axes: text counts along the first one from 1,
 row and column on the others. Both are padded to a multiple of 32 with learned tokens, which take part in attention.
 
 Activations exceed the range of float16 (:mod:`.headroom`): in the feed-forward, gate times value reaches 3e5, and its
-output and the sum of all branches are larger still. The norm behind a branch cancels the factor of its values.
+output and the sum of all branches are larger still. The norm after a branch cancels the factor of its values.
 
 The model predicts the change of the latent towards the picture; the result here is the velocity, which points to the
 noise. Channels come last: latents are (B, height, width, C).
@@ -69,8 +69,8 @@ class ZImageConfig:
         return min(self.dim, _TIME)
 
     @property
-    def turned_heads(self) -> tuple[int, int] | None:
-        """How many heads' queries and keys are normed and rotated, and how many numbers each has; None: not normed."""
+    def rotated_heads(self) -> tuple[int, int] | None:
+        """The number of heads whose queries and keys are normed and rotated, and a head's size; None: not normed."""
         return (self.n_heads, self.dim // self.n_heads) if self.qk_norm else None
 
 
@@ -196,7 +196,7 @@ class ZImageTransformer(nn.Module):
     def modulation(self, timesteps: mx.array) -> Modulation:
         """Compute the modulation of all steps.
 
-        :param timesteps: (steps,), 1000 … 0 as the scheduler has them.
+        :param timesteps: (steps,), 1000 … 0, as in the scheduler.
         """
         times = (1000.0 - timesteps) / 1000.0 * self.config.t_scale
         known = sinusoids(times).astype(self.x_pad_token.dtype)

@@ -23,7 +23,7 @@ from locara_sidecar.engine.folder import config_check, model_folder
 from locara_sidecar.engine.mlx_engine import device
 from locara_sidecar.engine.mlx_engine.autoencoders.previews import Previews
 from locara_sidecar.engine.mlx_engine.autoencoders.vae import Vae
-from locara_sidecar.engine.mlx_engine.kernels import turned_heads
+from locara_sidecar.engine.mlx_engine.kernels import rotated_heads
 from locara_sidecar.engine.mlx_engine.schedules import samplers
 from locara_sidecar.engine.mlx_engine.tensors import quantize, weights
 from locara_sidecar.engine.mlx_engine.texts import qwen_tokens, text_tokens
@@ -143,15 +143,15 @@ class MlxFamily(Family):
         return bool(getattr(self._configs[name], "force_upcast", False))
 
     def try_kernels(self, device: str) -> None:
-        """Try those kernels of our own on the device that only some denoisers have a use for."""
-        if heads := getattr(self._configs[self.denoiser], "turned_heads", None):
-            turned_heads.try_out(device, turned_heads.Use(self._dtype(self.denoiser), *heads))
+        """Try our own kernels that only some denoisers use on the device."""
+        if heads := getattr(self._configs[self.denoiser], "rotated_heads", None):
+            rotated_heads.try_out(device, rotated_heads.Use(self._dtype(self.denoiser), *heads))
 
     def trim(self, name: str, model: Any) -> None:
-        """Drop what no job needs of this model; called when a component was loaded."""
+        """Drop parts of this model that no job needs; called after a component was loaded."""
 
     def prepared_sizes(self) -> dict[str, int]:
-        """Return the components that quantizing changes, and the size of each afterwards, in bytes."""
+        """Return the components that quantizing changes, and their sizes afterwards, in bytes."""
         bits = self._context.bits
         assert bits is not None
         sizes = {

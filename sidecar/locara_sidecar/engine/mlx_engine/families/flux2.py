@@ -1,7 +1,7 @@
 """FLUX.2 [klein]: three states of Qwen3, FLUX.2's transformer and autoencoder, flow matching.
 
 It was distilled to run without guidance, and reads no negative prompt. References follow the picture as further tokens,
-each at a place of its own; there is no strength and no mask.
+each at its own place; there is no strength and no mask.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Flux2(MlxFamily):
         return [self.reader("Qwen3", "tokenizer", max_sequence_length)]
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:
-        """Encode a text with the padding behind it, which the transformer was trained to see."""
+        """Encode a text and the padding after it, which the transformer was trained to see."""
         tokenizer: Any = self.tokenizer("tokenizer")
         words = len(tokenizer.words(text, max_sequence_length))
         ids = self.ids("tokenizer", text, max_sequence_length)
@@ -79,7 +79,7 @@ class Flux2(MlxFamily):
         return vae.unpacked(sampling.run(start, predict, samplers.noised, on_step))
 
     def _references(self, task: Denoising) -> list[mx.array]:
-        """Encode the pictures to look at, one by one: the mode of each, so that no random numbers are drawn."""
+        """Encode the references one by one, to the mode of each distribution, so that no random numbers are drawn."""
         vae: Flux2Vae = self.module(self.decoder)
         seen: list[mx.array] = []
         for picture in () if task.source is None else task.source.references:

@@ -1,10 +1,10 @@
 """Mean and variance of groups of channels, in one pass over a feature map, by two Metal kernels of our own.
 
-MLX computes a group norm by laying the map out anew, group by group, and giving it to a layer norm that then reads it
-three times: seven passes over what is by far the largest array of a decode. The first kernel reads the map once as it
-lies; the second joins what little the first one wrote.
+MLX computes a group norm by copying the map into a layout group by group, and passing it to a layer norm, which reads
+it three times: seven passes over by far the largest array of a decode. The first kernel reads the map once, in place;
+the second combines the first one's small output.
 
-Without them, :func:`of` returns None and the caller takes MLX's own way (see :mod:`.trials`).
+Without them, :func:`of` returns None, and the caller uses MLX's own operations (see :mod:`.trials`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from locara_sidecar.engine.mlx_engine.kernels.trials import Trials, largest, met
 _EACH = 4
 """Neighbouring channels per thread of the first kernel; also written in its source."""
 _LANES = 256
-"""Threads that join one group; also written in the second kernel's source."""
+"""Threads that combine one group; also written in the second kernel's source."""
 _THREADS = 1 << 16
-"""Threads of the first kernel to aim at, enough for any of Apple's GPUs."""
+"""Target number of threads of the first kernel, enough for any of Apple's GPUs."""
 _FEWEST, _MOST = 32, 1024
-"""Pixels per thread of the first kernel: more make less for the second to join, and fewer threads."""
+"""Pixels per thread of the first kernel: more pixels mean less for the second to combine, and fewer threads."""
 
-# Each thread sums over its pixels what a channel's numbers differ from the first of them, and the squares of that:
-# the numbers themselves may be far from zero, and their squares would then cancel.
+# Each thread sums, over its pixels, the differences between a channel's numbers and the first of them, and the squares
+# of these differences: the numbers themselves may be far from zero, and their squares would then cancel.
 _CHUNKS = """
     const uint channel = thread_position_in_grid.x * 4;
     const uint chunk = thread_position_in_grid.y;
@@ -61,7 +61,7 @@ _CHUNKS = """
     }
 """
 
-# The parts of one group, joined by one threadgroup: their mean first, then what they and their means spread around it.
+# One threadgroup combines the parts of one group: first their mean, then the spread of the parts and means around it.
 _JOINED = """
     threadgroup float shared[256];
     const uint lane = thread_position_in_threadgroup.x;
@@ -120,7 +120,7 @@ _JOINED = """
 
 
 class Statistics(NamedTuple):
-    """Of each group, (B, groups) in float32. The variance is that of the numbers, not an estimate from a sample."""
+    """For each group, (B, groups) in float32. The variance is that of the numbers, not an estimate from a sample."""
 
     mean: mx.array
     variance: mx.array
@@ -138,14 +138,14 @@ _TRIALS = (
     _Trial((1, 128, 128, 512), 32),
 )
 _FAR = 1e-3
-"""Difference from MLX's own figures at which the kernels are not used, relative to mean or variance."""
+"""Difference from MLX's own results, relative to mean or variance, from which on the kernels are not used."""
 
 
 def of(x: mx.array, groups: int) -> Statistics | None:
     """Return the statistics of ``x`` (B, …, C), whose C channels are ``groups`` groups of neighbours.
 
-    None if this process has not found its device to compute them right for that type, or for shapes that the kernels
-    were not written for.
+    None if this process has not found that its device computes them correctly for that type, or for shapes that the
+    kernels do not support.
     """
     if x.dtype not in _trials or x.shape[-1] % _EACH or x.size < _LANES:
         return None
@@ -167,7 +167,7 @@ def _difference(dtype: mx.Dtype) -> float:
 
 
 def _difference_in(trial: _Trial, dtype: mx.Dtype) -> float:
-    """Return the largest relative difference between the kernels' figures and MLX's; infinity for no numbers."""
+    """Return the largest relative difference of the kernels' results from MLX's; infinity if one is not a number."""
     x = (3.0 + 0.5 * mx.random.normal(trial.shape, key=mx.random.key(trial.groups))).astype(dtype)
     ours = _computed(x, trial.groups)
     wide = x.astype(mx.float32).reshape(x.shape[0], -1, trial.groups, x.shape[-1] // trial.groups)

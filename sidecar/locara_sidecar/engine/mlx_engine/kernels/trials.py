@@ -1,4 +1,4 @@
-"""Trying our own kernels on the device, and doing without those that fail or compute wrongly.
+"""Tries our own kernels on the device, and does without those that fail or compute wrong results.
 
 **None of them was ever compiled by Metal or run on a GPU here.** The tests compile the same source as C++ and run it on
 the processor (``tests/support/metal_source.py``). So each engine process tries a kernel on its device, against MLX's
@@ -26,12 +26,12 @@ _logger = logging.getLogger(__name__)
 
 
 class Trials(Generic[Use]):
-    """The uses of a kernel that this process has tried: those that its device computes right, and the others.
+    """The uses of a kernel that this process has tried: those that its device computes correctly, and the others.
 
-    A use is whatever makes a difference to the kernel's code, such as the numbers' type.
+    A use is whatever makes a difference to the kernel's code, such as the element type.
 
-    :param what: what the kernels are for, as the log says it.
-    :param difference: runs the kernels and MLX's own operations for a use, and returns how far their results are apart.
+    :param what: what the kernels are for, for the log.
+    :param difference: runs the kernels and MLX's own operations for a use, and returns the difference of their results.
     :param far: the difference from which on the kernels are not used.
     """
 
@@ -41,30 +41,30 @@ class Trials(Generic[Use]):
         self._refused: set[Use] = set()
 
     def __contains__(self, use: Use) -> bool:
-        """Whether the kernels are used so."""
+        """Whether the kernels are used in this way."""
         return use in self._trusted
 
     def trust(self, use: Use) -> None:
-        """Use the kernels so from now on, untried."""
+        """Use the kernels in this way from now on, untried."""
         self._trusted.add(use)
         self._refused.discard(use)
 
     def try_out(self, device: str, use: Use) -> bool:
-        """Return whether the kernels are used so from now on; on Metal, try them first, once.
+        """Return whether the kernels are used in this way from now on; on Metal, try them first, once.
 
-        A device that fails, or whose results differ, is logged and left at MLX's own operations as long as the process
-        lives.
+        If the device fails or its results differ, that is logged, and MLX's own operations are used for the rest of the
+        process.
         """
         if device == "metal" and use not in self._trusted | self._refused:
             self._refused.add(use)  # until they pass
             try:
                 apart = self._difference(use)
-            except Exception as error:  # noqa: BLE001  (whatever it is, MLX's own operations are left)
+            except Exception as error:  # noqa: BLE001  (whatever it is, MLX's own operations remain)
                 settle()
                 said = str(error).strip().partition("\n")[0][:200]
                 _logger.warning("the kernels for %s do not run on this device, MLX's do instead: %s", self._what, said)
                 return False
-            if not apart < self._far:  # no number is not less either
+            if not apart < self._far:  # NaN is not less either
                 wrong = "the kernels for %s compute wrongly on this device (%g), MLX's run instead"
                 _logger.warning(wrong, self._what, apart)
                 return False
@@ -73,7 +73,7 @@ class Trials(Generic[Use]):
 
 
 def largest(differences: list[mx.array]) -> float:
-    """Return the largest of all numbers; infinity if one is no number."""
+    """Return the largest of all numbers; infinity if one is NaN."""
     far = mx.stack([values.max() for values in differences]).max()
     value: Any = far.item()
     return value if mx.isfinite(far).item() else float("inf")

@@ -125,7 +125,7 @@ def flux_flow_match(config: FlowMatchConfig, steps: int, tokens: int) -> Schedul
 
 
 def flux2_flow_match(config: FlowMatchConfig, steps: int, tokens: int) -> Schedule:
-    """Return FLUX.2's schedule: FLUX's with a dynamic shift that depends on the steps, too.
+    """Return FLUX.2's schedule: FLUX's, with a dynamic shift that also depends on the steps.
 
     :param tokens: those of the picture, without references.
     """
@@ -182,8 +182,8 @@ def _mu(config: FlowMatchConfig, tokens: int) -> float:
 
 
 def _empirical_mu(tokens: int, steps: int) -> float:
-    """Return the logarithm of FLUX.2's shift: linear in the tokens, with lines for 10 and for 200 steps and what lies
-    between them for other numbers; large pictures take the second line whatever the steps are.
+    """Return the logarithm of FLUX.2's shift: linear in the tokens, with one line for 10 steps and one for 200, and
+    interpolated for other numbers; large pictures use the second line whatever the steps are.
     """
     many = 0.00016927 * tokens + 0.45666666
     if tokens > _LARGE:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 Special = str | AddedToken
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _EXTRA, _ADDITIONAL, _NAMED = "extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens"
-"""The member for special tokens without a role, its name in older files, and the one for tokens that a model names."""
+"""The member for special tokens without a role, its name in older files, and the one for tokens with names of the
+model's own.
+"""
 
 
 class AddedTokens(NamedTuple):

@@ -49,7 +49,7 @@ class Qwen3Config:
 
     @property
     def base(self) -> float:
-        """Of the powers that are the frequencies of turning."""
+        """The base of the rotation frequencies, which are its powers."""
         return float((self.rope_parameters or {}).get("rope_theta", self.rope_theta))
 
 
@@ -67,7 +67,7 @@ class Attention(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         q, k, v = (self._split(layer(x)) for layer in (self.q_proj, self.k_proj, self.v_proj))
-        q, k = self._turned(self.q_norm(q)), self._turned(self.k_norm(k))
+        q, k = self._rotated(self.q_norm(q)), self._rotated(self.k_norm(k))
         seen = "causal" if mask is None else mask
         y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self._size**-0.5, mask=seen)
         return self.o_proj(y.transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1))
@@ -75,7 +75,7 @@ class Attention(nn.Module):
     def _split(self, y: mx.array) -> mx.array:
         return y.reshape(*y.shape[:2], -1, self._size).transpose(0, 2, 1, 3)
 
-    def _turned(self, y: mx.array) -> mx.array:
+    def _rotated(self, y: mx.array) -> mx.array:
         return mx.fast.rope(y, self._size, traditional=False, base=self._base, scale=1.0, offset=0)
 
 
@@ -100,7 +100,7 @@ class Layer(nn.Module):
         self.mlp = FeedForward(config)
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
-        """``x`` (B, L, hidden); ``mask`` tells each place which others it sees, None for all up to itself."""
+        """``x`` (B, L, hidden); ``mask``: which positions each one attends to; None for all up to itself."""
         x = x + self.self_attn(self.input_layernorm(x), mask)
         return x + self.mlp(self.post_attention_layernorm(x))
 

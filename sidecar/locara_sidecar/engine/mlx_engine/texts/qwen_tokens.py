@@ -42,7 +42,7 @@ class ConversationTokenizer(text_tokens.TextTokenizer):
         self._kind = kind
 
     def words(self, text: str, length: int) -> list[int]:
-        """Return the ids of a prompt and the template around it, at most ``length``; the rest is cut off."""
+        """Return at most ``length`` ids of a prompt and the template around it; the rest is cut off."""
         ids: list[int] = self._backend.encode(conversation.said(self._kind, text), add_special_tokens=False).ids
         return ids[max(len(ids) - length, 0) :] if self.keeps_end else ids[:length]
 

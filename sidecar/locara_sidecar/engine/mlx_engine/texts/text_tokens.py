@@ -1,8 +1,8 @@
 """Convert texts to token ids, exactly as transformers 5 does but without it.
 
 Vocabulary and merges come from the model's folder, either ``tokenizer.json`` or ``vocab.json`` with ``merges.txt``.
-Pre-tokenization does not: transformers builds it anew for each class of tokenizer, whatever the file says, and so does
-this module.
+Pre-tokenization does not: transformers builds it for each class of tokenizer, whatever the file says, and so does this
+module.
 
 CLIP (byte-level BPE): Unicode NFC, whitespace collapsed, lower case; split into words, single digits, runs of other
 symbols and English endings such as ``'s``; then each byte becomes one of an alphabet of 256 letters. A start and an end
@@ -43,7 +43,7 @@ _ENDLESS: Final = 1 << 30
 
 
 class Ends(NamedTuple):
-    """What is put around a text: the tokens before and after it, and the sides of padding and truncation."""
+    """The tokens before and after a text, and the sides of padding and truncation."""
 
     before: list[int]
     after: list[int]
@@ -109,7 +109,7 @@ def load(folder: Path, name: str) -> TextTokenizer:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise broken(f"{name}/tokenizer_config.json", "it does not define a valid tokenizer") from error
     except Exception as error:
-        if type(error) is not Exception:  # which the tokenizers package raises for invalid vocabularies and merges
+        if type(error) is not Exception:  # the tokenizers package raises these for invalid vocabularies and merges
             raise
         raise broken(
             f"{name}/tokenizer.json" if described else f"{name}/merges.txt", "it does not define a valid tokenizer"

@@ -32,7 +32,7 @@ _MAKES = 0o20000100
 """``O_CREAT``, and ``O_TMPFILE`` without ``O_DIRECTORY``. Without either, the kernel ignores the mode."""
 _MAKING = (("open", 2, 1), ("openat", 3, 2), ("creat", 1, None), ("mknod", 1, None), ("mknodat", 2, None))
 """Calls that create a file, with the positions of the mode and of the flags among their arguments."""
-_ATTRIBUTES = (  # of any file whose name is known, such as where it was downloaded from
+_ATTRIBUTES = (  # of any file whose name is known; an attribute may say where it was downloaded from
     *("getxattr", "lgetxattr", "fgetxattr", "getxattrat", "listxattr", "llistxattr", "flistxattr", "listxattrat"),
     "file_getattr",
 )
@@ -67,10 +67,10 @@ _OF_THREADS = 0x00010000
 _NAMESPACES = 0x7E020000
 """``CLONE_NEWNS``, ``NEWCGROUP``, ``NEWUTS``, ``NEWIPC``, ``NEWUSER``, ``NEWPID``, ``NEWNET``."""
 _SIBLING = 0x00008000
-"""``CLONE_PARENT``: a child of the daemon's, which would wait for none and keep all that have ended."""
+"""``CLONE_PARENT``: it would become a child of the daemon, which would never reap it."""
 _PDEATHSIG, _SET_FILTER, _SUBREAPER, _SHARE_CORE = 1, 22, 36, 62  # of prctl
 _DESCRIPTOR_REQUESTS = (8, 10, 15, 1024, 1026, 1031)
-"""Of ``fcntl``: ``F_SETOWN``, ``F_SETSIG``, ``F_SETOWN_EX`` (a signal for whom one names), ``F_SETLEASE``,
+"""Of ``fcntl``: ``F_SETOWN``, ``F_SETSIG``, ``F_SETOWN_EX`` (a signal to any process), ``F_SETLEASE``,
 ``F_NOTIFY``, ``F_SETPIPE_SZ`` (of the user's share of pipes)."""
 _SOCKET_PROGRAMS = (26, 50, 51, 52)
 """Of ``setsockopt``: ``SO_ATTACH_FILTER``, ``SO_ATTACH_BPF``, and those for a group of sockets."""
@@ -117,7 +117,7 @@ def _always(own: int) -> Iterator[Denial]:
     for names in (_BY_NAME, _ATTRIBUTES, _WATCHING, _OTHERS, _SHARED, _SHARES, _KEYS, _KERNEL):
         for name in names:
             yield Denial(name, errno.EPERM)
-    for name in _RINGS:  # they perform other calls past the filter; ENOSYS as from a kernel without them
+    for name in _RINGS:  # they perform other calls past the filter; ENOSYS, as on a kernel without them
         yield Denial(name, errno.ENOSYS)
     for name in ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"):
         yield Denial(name, errno.EPERM, Unless(0, (own,)))
@@ -139,7 +139,7 @@ def _always(own: int) -> Iterator[Denial]:
     yield Denial("prctl", errno.EPERM, When(0, (_PDEATHSIG, _SET_FILTER, _SUBREAPER, _SHARE_CORE)))
     yield Denial("fcntl", errno.EPERM, When(1, _DESCRIPTOR_REQUESTS))
     yield Denial("setsockopt", errno.EPERM, When(2, _SOCKET_PROGRAMS))
-    # file systems have hundreds of requests, by a descriptor for reading: only drivers' go through
+    # file systems have hundreds of requests that need only a descriptor for reading: only drivers' go through
     of_drivers = tuple(ord(letter) << 8 for letter in _DRIVERS)
     yield Denial("ioctl", errno.EPERM, Unless(1, (*of_drivers, _PLAIN), 0xFF00))
     yield Denial("ioctl", errno.EPERM, When(1, _TERMINAL_REQUESTS))

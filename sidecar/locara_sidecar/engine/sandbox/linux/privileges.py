@@ -30,7 +30,7 @@ _LARGEST_FILE = _GIB
 _MOST_TASKS = 4096
 """Maximum number of threads and processes of an engine, if the system counts them for it alone."""
 _MOST_DESCRIPTORS = _MOST_SIGNALS = 1024
-"""Open files, which bounds the pipes that it takes of the user's share; signals that wait, of the same."""
+"""Limits on open files, and so on its part of the user's pipes; and on its part of the user's pending signals."""
 
 
 def give_up(kernel: Kernel) -> str:
@@ -69,7 +69,7 @@ def limit(kernel: Kernel, prepared_from: Iterable[str] | None, *, counted_alone:
     kernel.limit(resource.RLIMIT_FSIZE, largest)
     kernel.limit(resource.RLIMIT_NOFILE, _MOST_DESCRIPTORS)
     kernel.limit(_SIGPENDING, _MOST_SIGNALS)
-    for which in (_NICE, _RTPRIO):  # some may go before all others: who works with sound, as a rule
+    for which in (_NICE, _RTPRIO):  # some users may have real-time priority, usually for audio
         kernel.limit(which, 0)
     if counted_alone:
         kernel.limit(resource.RLIMIT_NPROC, _MOST_TASKS)

@@ -17,7 +17,7 @@ MODULE = "diffusers.models.autoencoders.vae"
 def raw_latent(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     """Convert a denoiser's latent to a raw latent, as the decoder takes it."""
     if not hasattr(vae.config, "scaling_factor"):
-        return latent  # FLUX.2's: it leaves its loop as a raw one
+        return latent  # FLUX.2's latent leaves its loop raw
     mean, deviation = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
     if mean is not None and deviation is not None:  # per channel, as in diffusers' SDXL pipelines
         shape = (1, -1, 1, 1)
@@ -34,7 +34,7 @@ def decoded(vae: Any, latent: torch.Tensor) -> torch.Tensor:
 
 
 def leaves_range(vae: Any) -> bool:
-    """Whether an autoencoder leaves float16's range: its configuration says that it does (SDXL's) or does not say it
+    """Whether an autoencoder leaves float16's range: its configuration says so (SDXL's), or does not mention it
     (FLUX.2's)."""
     return bool(getattr(vae.config, "force_upcast", True))
 

@@ -37,7 +37,7 @@ def works(device: str) -> bool:
     one = torch.ones(8, device=device)
     try:
         _torch.compile(_probe)(one)
-    except Exception as error:  # noqa: BLE001  of whatever is missing; the reason is told, and nothing depends on it
+    except Exception as error:  # noqa: BLE001  whatever is missing, the reason is logged, and nothing depends on it
         _logger.warning("--compile: nothing can be compiled here (%s); blocks run uncompiled", type(error).__name__)
         return False
     finally:

@@ -169,7 +169,7 @@ class DiffusersFamily(Family):
         return module
 
     def _fit(self, name: str, module: Any) -> None:
-        """Change a component that was filled, where what it computes would leave the range of the job's type."""
+        """Change a loaded component whose values would leave the range of the job's type."""
 
     def _dtype(self, name: str) -> torch.dtype:
         """The type that a component computes in: the job's, or a wider one for Qwen3, which leaves float16's range."""
@@ -236,7 +236,7 @@ class DiffusersFamily(Family):
     def sample(self, cls: Any, task: Denoising, **arguments: Any) -> torch.Tensor:
         """Run diffusers' pipeline ``cls`` and return the latent in the shape that leaves the loop."""
         with (
-            self._decoding(tiled=task.spec.tiling == "on"),  # an edit encodes its source inside
+            self._decoding(tiled=task.spec.tiling == "on"),  # an edit encodes its source inside the pipeline
             drawing_from(task.noise, cls.__module__, autoencoder.MODULE, *self._drawing_schedulers()),
             observed_steps(self.scheduler, task.on_step),
             unchanged.computed_once(self.module(self.denoiser)),

@@ -1,11 +1,11 @@
-"""FLUX.2 [klein] with diffusers' own pipeline: from text alone, or from text and pictures to look at.
+"""FLUX.2 [klein] with diffusers' own pipeline: from text alone, or from text and references.
 
 Three states of Qwen3 side by side are the tokens. The model was distilled to run without guidance; the pipeline's own
 default is 4. Inside the loop a latent is packed, 2 x 2 of the autoencoder's to a token, and scaled by statistics that
 the autoencoder has among its weights; it leaves the loop as the decoder takes it, (1, C, h, w).
 
-References follow the noise as further tokens, each at a place of its own on the first axis; they are encoded without a
-draw. There is no strength and no mask.
+References follow the noise as further tokens, each at its own place on the first axis; they are encoded without
+sampling. There is no strength and no mask.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Flux2(DiffusersFamily):
 
     row = FAMILIES["flux2"]
     networks = (Qwen3Model, Flux2Transformer2DModel, AutoencoderKLFlux2)
-    stand_ins: ClassVar = {"Qwen3ForCausalLM": "Qwen3Model"}  # which does not go on to predict words
+    stand_ins: ClassVar = {"Qwen3ForCausalLM": "Qwen3Model"}  # the class without the output layer that predicts words
     pipelines = Pipelines(Flux2KleinPipeline, Flux2KleinPipeline, Flux2KleinPipeline)
 
     @property
@@ -47,7 +47,7 @@ class Flux2(DiffusersFamily):
 
     def pipeline(self, cls: Any) -> Any:
         pipe = super().pipeline(cls)
-        # source.py has checked the pictures as they came; scaled down and cropped, an allowed one may be too long
+        # source.py has checked the original pictures; after scaling and cropping, an allowed one may be too long
         pipe.image_processor.check_image_input = _as_it_is
         return pipe
 
@@ -90,9 +90,9 @@ def _as_it_is(picture: Any) -> Any:
 def fit_into_float16(transformer: Any) -> None:
     """Let the transformer compute in float16 without leaving its range.
 
-    diffusers clips sums that leave it. Here they are kept in float32, as they begin behind the layers that embed
-    picture and text, and each block reads them in float16. What a layer adds to them is computed as a 64th of itself:
-    the layer's input is divided by 64; in a feed-forward, the values that the gates are multiplied with are.
+    diffusers clips sums that leave it. Here they are kept in float32, from the layers that embed picture and text on,
+    and each block reads them in float16. The values that a layer adds to them are computed as a 64th: the layer's input
+    is divided by 64, or in a feed-forward the values that are multiplied by the gates.
     """
     dtype = transformer.dtype
     for layer in (
@@ -139,14 +139,14 @@ def _narrowed(dtype: torch.dtype, layer: nn.Module, args: Any, kwargs: Any) -> A
 
 
 def _smaller_values(count: int | None, layer: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-    """Divide the last ``count`` numbers, or half of them: the values that gates are multiplied with."""
+    """Divide the last ``count`` numbers, or half of them: the values that are multiplied by the gates."""
     del layer, args
     output[..., -(count or output.shape[-1] // 2) :] /= narrow.LESS
     return output
 
 
 def _smaller_heads(count: int, layer: nn.Module, args: Any) -> Any:
-    """Divide the first ``count`` numbers: what attention saw, beside a feed-forward's."""
+    """Divide the first ``count`` numbers: attention's output, next to a feed-forward's."""
     del layer
     args[0][..., :count] /= narrow.LESS
     return args

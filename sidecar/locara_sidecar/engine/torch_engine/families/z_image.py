@@ -43,7 +43,7 @@ class ZImage(DiffusersFamily):
         if self._context.dtype == torch.float16:
             if name == self.denoiser:
                 fit_into_float16(module)
-            if name == self.decoder:  # a source comes to it in the type of the text's embedding
+            if name == self.decoder:  # a source arrives in the type of the text's embedding
                 module.encoder.register_forward_pre_hook(narrow.as_the_weights)
 
     def encode(self, text: str, max_sequence_length: int) -> Embedding:

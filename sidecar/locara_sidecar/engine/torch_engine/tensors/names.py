@@ -53,7 +53,7 @@ class TensorLocations:
             found = self._paths.get(self._smaller + path)
         if found is None:
             return None
-        unsaved = cast("Any", self._owners[found])._non_persistent_buffers_set  # noqa: SLF001 -- torch tells it nowhere else
+        unsaved = cast("Any", self._owners[found])._non_persistent_buffers_set  # noqa: SLF001 -- torch exposes it nowhere else
         if name in unsaved:
             return None
         return TensorLocation(self._owners[found], found, name)

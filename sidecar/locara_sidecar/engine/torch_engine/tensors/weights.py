@@ -53,7 +53,7 @@ def shell(cls: Any, component: model_folder.Component, dtype: torch.dtype) -> nn
 
 
 def precise(module: nn.Module) -> frozenset[str]:
-    """Return the parts of names by which tensors of a module are kept in float32 where the others are in float16."""
+    """Return the parts of names of a module's tensors that are kept in float32 when the others are in float16."""
     return frozenset(getattr(module, "_keep_in_fp32_modules", None) or ())
 
 

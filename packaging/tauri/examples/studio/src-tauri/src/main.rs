@@ -14,15 +14,15 @@ fn open_link(url: &str) -> Result<(), String> {
     open::that_detached(url).map_err(|error| error.to_string())
 }
 
-/// Opens one more window, which has the page of the first. Both draw with one sidecar.
+/// Opens another window with the same page. All windows share one sidecar.
 ///
-/// It is async because on Windows a window that a synchronous command makes never opens.
+/// It is async because on Windows a window created by a synchronous command never opens.
 #[tauri::command]
 async fn new_window(app: AppHandle) -> Result<(), String> {
     static LAST: AtomicU32 = AtomicU32::new(1);
     let mut window = app.config().app.windows.first().cloned().unwrap_or_default();
     let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
-    window.label = format!("window-{number}"); // the capability names these
+    window.label = format!("window-{number}"); // the capability refers to these labels
     window.title = format!("{} {number}", window.title);
     let opened = WebviewWindowBuilder::from_config(&app, &window).and_then(|builder| builder.build());
     opened.map(drop).map_err(|error| error.to_string())

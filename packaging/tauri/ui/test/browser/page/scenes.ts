@@ -1,9 +1,9 @@
-// States that the real daemon cannot be brought into on this machine, for the screenshots: what it would say is scripted.
+// States for the screenshots that the real daemon cannot be brought into on this machine: its answers are scripted.
 
 import type { Client, Model } from "@locara/image/core";
 import { MODELS, modelOf, POCKET, Scripted } from "../../support/scripted.js";
 
-/** The machine of a scene: what each model's fit is with so much memory. */
+/** The machine of a scene: each model's fit with that much memory. */
 function on(available: number, model: Model): Model {
   const fit = model.fit.map((row) => {
     const free = available * 0.75;
@@ -17,7 +17,7 @@ function on(available: number, model: Model): Model {
   return { ...model, fit, recommended };
 }
 
-/** What is free on the disk where there is enough. */
+/** The free disk space in scenes with enough of it. */
 const ROOM = 212_000_000_000;
 
 const progress = (bytes: number) => ({
@@ -31,7 +31,7 @@ const progress = (bytes: number) => ({
   etaMs: 900_000,
 });
 
-/** Answers the download when it is asked for. */
+/** Answers the download when it is requested. */
 class Downloading extends Scripted {
   readonly #then: (call: ReturnType<Scripted["last"]>) => void;
 
@@ -68,7 +68,7 @@ const SCENES: Record<string, () => Scripted> = {
   disk: () => {
     const scripted = new Downloading((call) => {
       call.tell(progress(5_200_000_000));
-      // other programs have written meanwhile
+      // other programs have written in the meantime
       const available = 2_400_000_000;
       scripted.setting = { ...scripted.setting, freeBytes: available };
       const data = { needed: 11_080_000_000, available };

@@ -42,7 +42,7 @@ export class BridgeTransport implements Transport {
     return this.#send((id) => ({ id, attach: jobId }), onMessage);
   }
 
-  /** Has the host open its session anew, with this token. */
+  /** Makes the host reopen its session with this token. */
   async give(token: string): Promise<void> {
     await this.#send((id) => ({ id, token }), undefined).answer;
   }

@@ -1,14 +1,14 @@
-"""Queries and keys, normed head by head and turned by their positions, by one Metal kernel of our own.
+"""Queries and keys, normed head by head and rotated by their positions, by one Metal kernel of our own.
 
-MLX norms queries and keys in a kernel each, for text and picture apart, lays both together, and turns them in a kernel
-each: three to four times each number is read and written. This kernel reads what the layers made, of one stream or of
-two, and writes it where attention reads it. One launch is for queries and keys, so that the table of cosines and sines
-is read once.
+MLX norms queries and keys with separate kernels, for text and picture separately, concatenates text and picture, and
+rotates queries and keys with separate kernels: each number is read and written three to four times. This kernel reads
+the layers' outputs, of one stream or two, and writes the result where attention reads it. One launch handles both
+queries and keys, so the table of cosines and sines is read once.
 
-A simdgroup of 32 threads has the query and the key of one head of one token. Nothing is rounded to the numbers' type on
-the way, so results differ from MLX's own in their last digit, towards the exact ones.
+A simdgroup of 32 threads handles the query and the key of one head of one token. Intermediate results are not rounded
+to the arrays' type, so results differ from MLX's own in the last digit, and are closer to the exact ones.
 
-Without the kernel, :func:`of` returns None and the caller takes MLX's own way (see :mod:`.trials`).
+Without the kernel, :func:`of` returns None, and the caller uses MLX's own operations (see :mod:`.trials`).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _LANES = 32
 _TOGETHER = 8
 """Heads of a token in one threadgroup, which share its cosines and sines in the cache."""
 
-# T, SIZE: the numbers' type, and how many a head has. Tokens of the first stream come first in the result. Of a single
-# stream, both names stand for the same arrays, and no token is read under the second.
+# T, SIZE: the element type, and the size of a head. Tokens of the first stream come first in the result. With a single
+# stream, both names stand for the same arrays, and the second name is never read.
 _SOURCE = """
     constexpr uint pairs = SIZE / 2;
     constexpr uint each = (pairs + 31) / 32;
     const uint lane = thread_position_in_threadgroup.x;
     const uint head = thread_position_in_grid.y;
     const uint heads = threads_per_grid.y;
-    const uint tokens = turns_shape[0];
+    const uint tokens = rotation_shape[0];
     const uint firsts = q_first_shape[1];
     const uint token = thread_position_in_grid.z % tokens;
     const uint picture = thread_position_in_grid.z / tokens;
@@ -50,8 +50,8 @@ _SOURCE = """
         const uint pair = lane * each + i;
         if (pair < pairs) {
             const size_t at = (size_t(token) * pairs + pair) * 2;
-            cosines[i] = turns[at];
-            sines[i] = turns[at + 1];
+            cosines[i] = rotation[at];
+            sines[i] = rotation[at + 1];
         }
     }
     for (uint which = 0; which < 2; which++) {
@@ -84,12 +84,12 @@ _SOURCE = """
 """
 _GIVEN = (
     *("q_first", "k_first", "by_q_first", "by_k_first", "q_second", "k_second", "by_q_second", "by_k_second"),
-    *("turns", "epsilon"),
+    *("rotation", "epsilon"),
 )
 
 
 class Use(NamedTuple):
-    """What the kernel is compiled and tried for: the numbers' type, how many heads, and how many numbers a head has."""
+    """What the kernel is compiled and tried for: the element type, the number of heads, and the size of a head."""
 
     dtype: mx.Dtype
     heads: int
@@ -97,7 +97,7 @@ class Use(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """Queries and keys of one stream, (B, tokens, heads x size) as their layers made them, and the weights of their
+    """Queries and keys of one stream, (B, tokens, heads x size) as their layers output them, and the weights of their
     norms, (size,).
     """
 
@@ -107,19 +107,19 @@ class Stream(NamedTuple):
     weight_k: mx.array
 
 
-def of(streams: Sequence[Stream], turns: mx.array, epsilon: float) -> tuple[mx.array, mx.array] | None:
-    """Return queries and keys (B, heads, tokens, size) of one or two streams, normed and turned.
+def of(streams: Sequence[Stream], rotation: mx.array, epsilon: float) -> tuple[mx.array, mx.array] | None:
+    """Return queries and keys (B, heads, tokens, size) of one or two streams, normed and rotated.
 
-    None if this process has not found its device to compute them right for such heads, or if types are mixed.
+    None if this process has not found that its device computes them correctly for such heads, or if types are mixed.
 
-    :param turns: cosine and sine of each pair's angle, (tokens, size / 2, 2) in float32, first the first stream's.
+    :param rotation: cosine and sine of each pair's angle, (tokens, size / 2, 2) in float32, first the first stream's.
     :param epsilon: of all norms.
     """
     size = streams[0].weight_q.shape[0]
     use = Use(streams[0].q.dtype, streams[0].q.shape[-1] // size, size)
     if use not in _trials or any(value.dtype != use.dtype for stream in streams for value in stream):
         return None
-    return _computed(use, streams, turns, epsilon)
+    return _computed(use, streams, rotation, epsilon)
 
 
 def try_out(device: str, use: Use) -> bool:
@@ -132,11 +132,11 @@ def trust(use: Use) -> None:
     _trials.trust(use)
 
 
-def _computed(use: Use, streams: Sequence[Stream], turns: mx.array, epsilon: float) -> tuple[mx.array, mx.array]:
+def _computed(use: Use, streams: Sequence[Stream], rotation: mx.array, epsilon: float) -> tuple[mx.array, mx.array]:
     first, second = streams[0], streams[-1]
-    batch, tokens = first.q.shape[0], turns.shape[0]
-    queries, keys = metal_kernel("turned_heads", _GIVEN, ("queries", "keys"), _SOURCE)(
-        inputs=[*first, *second, turns, mx.array([epsilon], dtype=mx.float32)],
+    batch, tokens = first.q.shape[0], rotation.shape[0]
+    queries, keys = metal_kernel("rotated_heads", _GIVEN, ("queries", "keys"), _SOURCE)(
+        inputs=[*first, *second, rotation, mx.array([epsilon], dtype=mx.float32)],
         template=[("T", use.dtype), ("SIZE", use.size)],
         grid=(_LANES, use.heads, batch * tokens),
         threadgroup=(_LANES, min(use.heads, _TOGETHER), 1),
@@ -161,7 +161,7 @@ def _difference(use: Use) -> float:
 
 
 def _difference_in(trial: _Trial, use: Use) -> float:
-    """Return how far the kernel's numbers are from MLX's in float32, relative to what rounding them once may change."""
+    """Return the largest difference of the kernel's results from MLX's in float32, relative to one rounding error."""
     keys = iter(mx.random.split(mx.random.key(trial.batch), 20))
 
     def drawn(*shape: int) -> mx.array:
@@ -176,19 +176,19 @@ def _difference_in(trial: _Trial, use: Use) -> float:
 
     streams = [Stream(projected(count), projected(count), weight(), weight()) for count in trial.tokens]
     angles = 100 * drawn(sum(trial.tokens), use.size // 2)
-    turns = mx.stack([mx.cos(angles), mx.sin(angles)], axis=-1)
-    ours = _computed(use, streams, turns, trial.epsilon)
+    rotation = mx.stack([mx.cos(angles), mx.sin(angles)], axis=-1)
+    ours = _computed(use, streams, rotation, trial.epsilon)
     theirs = (
-        _plain([(stream.q, stream.weight_q) for stream in streams], turns, trial.epsilon),
-        _plain([(stream.k, stream.weight_k) for stream in streams], turns, trial.epsilon),
+        _plain([(stream.q, stream.weight_q) for stream in streams], rotation, trial.epsilon),
+        _plain([(stream.k, stream.weight_k) for stream in streams], rotation, trial.epsilon),
     )
     rounded = mx.finfo(use.dtype).eps / 2 + _EXACT
     pairs = zip(ours, theirs, strict=True)
     return largest([mx.abs(a.astype(mx.float32) - b) / (mx.abs(b) + 1) / rounded for a, b in pairs])
 
 
-def _plain(parts: Sequence[tuple[mx.array, mx.array]], turns: mx.array, epsilon: float) -> mx.array:
-    """Compute the same by MLX's own operations, in float32.
+def _plain(parts: Sequence[tuple[mx.array, mx.array]], rotation: mx.array, epsilon: float) -> mx.array:
+    """Compute the same with MLX's own operations, in float32.
 
     :param parts: each stream's numbers and their norm's weight.
     """
@@ -197,11 +197,11 @@ def _plain(parts: Sequence[tuple[mx.array, mx.array]], turns: mx.array, epsilon:
         heads = x.astype(mx.float32).reshape(*x.shape[:2], -1, weight.shape[0])
         normed.append(mx.fast.rms_norm(heads, weight.astype(mx.float32), epsilon))
     x = mx.concatenate(normed, axis=1)
-    a, b, cos, sin = x[..., ::2], x[..., 1::2], turns[:, None, :, 0], turns[:, None, :, 1]
+    a, b, cos, sin = x[..., ::2], x[..., 1::2], rotation[:, None, :, 0], rotation[:, None, :, 1]
     y = mx.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape)
     return y.transpose(0, 2, 1, 3)
 
 
 _EXACT = 1e-5
-"""What two orders of the same sum may differ by, in float32, of numbers around 1."""
+"""How much two orders of the same float32 sum may differ, for numbers around 1."""
 _trials = Trials("queries and keys", _difference, 1.0)

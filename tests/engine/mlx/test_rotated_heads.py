@@ -1,6 +1,6 @@
-"""Our kernel for queries and keys: its source run on the processor, how it is chosen, and what is left if it fails.
+"""Our kernel for queries and keys: its source run on the processor, how it is chosen, and what remains if it fails.
 
-That Metal compiles it cannot be seen here; ``make check-mac`` tries it.
+Whether Metal compiles it cannot be tested here; ``make check-mac`` does that.
 """
 
 import logging
@@ -15,8 +15,8 @@ from locara_sidecar.engine.mlx_engine.denoisers import rotary
 from locara_sidecar.engine.mlx_engine.denoisers.flux import FluxConfig
 from locara_sidecar.engine.mlx_engine.denoisers.flux2 import Flux2Config
 from locara_sidecar.engine.mlx_engine.denoisers.zimage import ZImageConfig
-from locara_sidecar.engine.mlx_engine.kernels import group_statistics, turned_heads
-from locara_sidecar.engine.mlx_engine.kernels.turned_heads import Use
+from locara_sidecar.engine.mlx_engine.kernels import group_statistics, rotated_heads
+from locara_sidecar.engine.mlx_engine.kernels.rotated_heads import Use
 from support.metal_source import changed, metal_kernel, refuses
 from support.parity import error
 from support.runtimes import Control, make_runtime
@@ -38,7 +38,7 @@ def drawn(seed, *shape, dtype=mx.float32):
 
 
 def stream(seed, batch, tokens, use, *, small=1.0):
-    """Numbers of one stream as its layers make them, and norms whose weights matter."""
+    """Numbers of one stream as its layers output them, and norms whose weights matter."""
     width = use.heads * use.size
     norms = rotary.Norms(nn.RMSNorm(use.size, eps=EPSILON), nn.RMSNorm(use.size, eps=EPSILON))
     for i, norm in enumerate(norms):
@@ -53,7 +53,7 @@ def turns(tokens, size):
 
 
 def by_hand(parts, rotation):
-    """Norm each head of what ``parts`` have, (numbers, weight) of each stream, and turn it, in float64."""
+    """Norm and rotate each head of ``parts``, (numbers, weight) of each stream, in float64."""
     rows = []
     for x, weight in parts:
         wide, by = (np.array(value.astype(mx.float32), dtype=np.float64) for value in (x, weight))
@@ -65,8 +65,8 @@ def by_hand(parts, rotation):
 
 
 def in_one_kernel(streams, rotation):
-    given = [turned_heads.Stream(s.q, s.k, s.norms.q.weight, s.norms.k.weight) for s in streams]
-    return turned_heads.of(given, rotation, EPSILON)
+    given = [rotated_heads.Stream(s.q, s.k, s.norms.q.weight, s.norms.k.weight) for s in streams]
+    return rotated_heads.of(given, rotation, EPSILON)
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
@@ -82,9 +82,9 @@ def in_one_kernel(streams, rotation):
         (1, (4,), 2, 250),
     ],
 )
-def test_each_head_is_normed_and_turned(played, batch, tokens, count, size, dtype):
+def test_each_head_is_normed_and_rotated(played, batch, tokens, count, size, dtype):
     use = Use(dtype, count, size)
-    turned_heads.trust(use)
+    rotated_heads.trust(use)
     streams = [stream(i, batch, many, use, small=0.05**i) for i, many in enumerate(tokens)]
     rotation = turns(sum(tokens), size)
     found = in_one_kernel(streams, rotation)
@@ -105,7 +105,7 @@ def test_attention_is_as_with_mlxs_own_operations(played, tokens, dtype):
     streams = [stream(i, 2, many, use) for i, many in enumerate(tokens)]
     rotation = turns(sum(tokens), 64)
     plain = rotary.attended(streams, rotation)
-    turned_heads.trust(use)
+    rotated_heads.trust(use)
     ours = rotary.attended(streams, rotation)
     assert (ours.dtype, ours.shape) == (dtype, (2, sum(tokens), 192))
     far = error(ours.astype(mx.float32), plain.astype(mx.float32))
@@ -116,11 +116,13 @@ def test_attention_is_as_with_mlxs_own_operations(played, tokens, dtype):
 def test_mlx_itself_takes_the_call_and_writes_the_signature_that_the_source_needs():
     """Without Metal it does so while it exports a graph. Pointers are chosen between, so they are all of ``device``."""
     use = Use(mx.bfloat16, 24, 128)
-    turned_heads.trust(use)
-    parts = [turned_heads.Stream(s.q, s.k, s.norms.q.weight, s.norms.k.weight) for s in (stream(1, 2, 5, use),) * 2]
+    rotated_heads.trust(use)
+    parts = [rotated_heads.Stream(s.q, s.k, s.norms.q.weight, s.norms.k.weight) for s in (stream(1, 2, 5, use),) * 2]
 
     def call(*given):
-        return list(turned_heads.of([turned_heads.Stream(*given[:4]), turned_heads.Stream(*given[4:8])], given[8], 1.0))
+        return list(
+            rotated_heads.of([rotated_heads.Stream(*given[:4]), rotated_heads.Stream(*given[4:8])], given[8], 1.0)
+        )
 
     entries = []
     mx.export_function(entries.append, call, *parts[0], *parts[1], turns(10, 128))
@@ -129,14 +131,14 @@ def test_mlx_itself_takes_the_call_and_writes_the_signature_that_the_source_need
     name, source, *launch = kernel["arguments"]
     assert launch[:6] == [32, 24, 20, 32, 8, 1]
     assert f"{name}<bfloat16_t, 128>" in source
-    for array in turned_heads._GIVEN[:8]:
+    for array in rotated_heads._GIVEN[:8]:
         assert f"const device bfloat16_t* {array} " in source
     assert "const constant float* epsilon " in source
 
 
 def test_heads_that_are_not_normed_or_were_not_tried_so_are_left_to_mlx(played):
     use = Use(mx.float16, 2, 32)
-    turned_heads.trust(use)
+    rotated_heads.trust(use)
     rotation, one = turns(5, 32), stream(1, 1, 5, use)
     assert in_one_kernel([one], rotation) is not None
     assert rotary.attended([one._replace(norms=None)], rotation).shape == (1, 5, 64)
@@ -149,19 +151,19 @@ def test_heads_that_are_not_normed_or_were_not_tried_so_are_left_to_mlx(played):
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("config", [FluxConfig(), Flux2Config(), ZImageConfig()], ids=lambda c: type(c).__name__)
 def test_a_device_that_computes_right_is_trusted_for_heads_as_the_models_have_them(played, config, dtype):
-    use = Use(dtype, *config.turned_heads)
-    assert turned_heads.try_out("metal", use)
+    use = Use(dtype, *config.rotated_heads)
+    assert rotated_heads.try_out("metal", use)
     assert in_one_kernel([stream(1, 1, 2, use)], turns(2, use.size)) is not None
 
 
 def test_a_model_without_such_norms_has_nothing_to_try():
-    assert ZImageConfig(qk_norm=False).turned_heads is None
+    assert ZImageConfig(qk_norm=False).rotated_heads is None
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_no_other_device_is_tried(monkeypatch, device):
     monkeypatch.setattr(mx.fast, "metal_kernel", lambda *_: pytest.fail("it was tried"))
-    assert not turned_heads.try_out(device, Use(mx.float32, 2, 32))
+    assert not rotated_heads.try_out(device, Use(mx.float32, 2, 32))
 
 
 @pytest.mark.parametrize(
@@ -188,14 +190,14 @@ def test_a_device_that_fails_or_differs_is_left_at_mlxs_own_operations(monkeypat
     monkeypatch.setattr(mx.fast, "metal_kernel", kernel)
     use = Use(mx.bfloat16, 3, 64)
     with caplog.at_level(logging.WARNING):
-        assert [turned_heads.try_out("metal", use) for _ in range(2)] == [said is None] * 2
+        assert [rotated_heads.try_out("metal", use) for _ in range(2)] == [said is None] * 2
     assert [said in record.getMessage() for record in caplog.records] == [True] * (said is not None)
     assert all("kernels for queries and keys" in record.getMessage() for record in caplog.records)
     assert (in_one_kernel([stream(1, 1, 5, use)], turns(5, 64)) is None) is (said is not None)
 
 
 def on_a_played_mac(monkeypatch, tmp_path):
-    """A runtime that takes the processor for Metal, and a list to which each launch of the kernel is added."""
+    """A runtime that treats the processor as Metal, and a list that records each launch of the kernel."""
     launched = []
 
     def counted(name, *how):
@@ -223,7 +225,7 @@ def test_a_job_is_the_same_with_one_launch_a_block_and_stops_at_as_many_places(
     plain = run(make_runtime("mlx", tmp_path), job)
     runtime, launched = on_a_played_mac(monkeypatch, tmp_path)
     ours = run(runtime, job)
-    trial = len(turned_heads._TRIALS)
+    trial = len(rotated_heads._TRIALS)
     family = runtime.opened.family
     network, once = family.module(family.denoiser), 0
     if model == "tiny-z-image":  # its text is refined once a picture
@@ -244,11 +246,11 @@ def test_models_without_rotated_heads_try_nothing(monkeypatch, run, job_for, tmp
 
 
 def test_rotation_is_as_the_blocks_without_the_kernel_have_it(played):
-    """The table of the models themselves, not one drawn here."""
+    """With the models' own table, not one made here."""
     use = Use(mx.float32, 2, 16)
-    turned_heads.trust(use)
+    rotated_heads.trust(use)
     places = np.array([[0, 0, 0], [0, 3, 700], [1, 40, 2]], dtype=np.float64)
     rotation, one = rotary.rotation_at(places, (4, 6, 6), 10_000.0), stream(5, 1, 3, use)
     for ours, x, norm in zip(in_one_kernel([one], rotation), (one.q, one.k), one.norms, strict=True):
-        plain = rotary.turned(norm(x.reshape(1, 3, 2, 16)).transpose(0, 2, 1, 3), rotation)
+        plain = rotary.rotated(norm(x.reshape(1, 3, 2, 16)).transpose(0, 2, 1, 3), rotation)
         assert error(ours, plain) < 1e-6
