@@ -110,7 +110,8 @@ class ServerCapabilities(Result, frozen=True):
 class AppWarning(Result, frozen=True):
     """A remark on the manifest or the grants that is not an error, for the app's developer.
 
-    ``kind``: UnknownMember, UnknownModality or FolderMissing; ``path`` is the member of the params that it is about.
+    ``kind``: UnknownMember, UnknownModality, FolderMissing or FolderDenied; ``path`` is the member of the params that
+    it is about.
     """
 
     kind: str

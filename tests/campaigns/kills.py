@@ -23,7 +23,7 @@ from campaigns.processes import children, hub_process
 from campaigns.report import Row
 from locara_protocol.errors import RpcError
 from locara_sidecar.ipc.frames import PREPARED_LAYOUT
-from locara_sidecar.models.cache import collect, disk, partial, staging
+from locara_sidecar.models.cache import aside, collect, disk, partial, staging
 from locara_sidecar.models.cache.digest import model_digest
 from locara_sidecar.models.cache.store import DerivedFrom, File, Installed, Origin, Store
 from locara_sidecar.models.downloads import download, transfer
@@ -164,7 +164,7 @@ def _bytes_first() -> None:
                 time.sleep(0.001)
         shutil.rmtree(store.models / key, ignore_errors=True)
 
-    staging.set_aside = set_aside  # type: ignore[assignment]
+    aside.set_aside = set_aside  # type: ignore[assignment]
 
 
 def _named_before_complete() -> None:

@@ -1,6 +1,7 @@
 """Every manifest of fixtures/manifests through the real daemon: what other people write, and the answers they get."""
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -9,9 +10,14 @@ import pytest
 
 from locara_conformance.cases import fits, folder
 from locara_protocol.client import RemoteError
+from locara_sidecar.capability.policy import Policy
 from locara_sidecar.daemon.access import app_warnings
 
 FOLDER = folder("manifests")
+
+
+def granting(folder):
+    return Policy.build(None, {"user-folder": str(folder)})
 
 
 def cases(name):
@@ -46,11 +52,33 @@ def test_a_file_is_no_granted_folder_and_the_folder_s_place_is_not_repeated(host
     assert str(tmp_path) not in warning["message"]
 
 
+@pytest.mark.parametrize("declared", ["read", "write", "read-write"])
+@pytest.mark.parametrize("denied", [os.R_OK, os.W_OK, os.X_OK])
+def test_a_folder_that_does_not_allow_what_is_declared_is_told_before_anything_is_drawn(
+    monkeypatch, tmp_path, declared, denied
+):
+    """A read-only drive, another user's folder."""
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path or not mode & denied)
+    app = {"schema": "locara/v1", "name": "a", "publisher": "b", "version": "1"}
+    manifest = app | {"capabilities": {"fs": {"user-folder": declared}}}
+    warnings = app_warnings.useless_folders(Policy.build(manifest, {"user-folder": str(tmp_path)}))
+    lost = [
+        word
+        for word, mode in (("saved", os.W_OK), ("read", os.R_OK))
+        if {"saved": "write", "read": "read"}[word] in declared.split("-") and denied in (mode, os.X_OK)
+    ]
+    assert [(one.kind, one.path) for one in warnings] == [("FolderDenied", "$.grants.user-folder")] * bool(lost)
+    for one in warnings:
+        assert f"nothing can be {' or '.join(lost)} there" in one.message
+        assert str(tmp_path) not in one.message
+    assert app_warnings.useless_folders(granting(tmp_path)) == []
+
+
 def test_a_folder_that_does_not_answer_delays_initialize_by_no_more_than_a_moment(monkeypatch, tmp_path):
     answers = threading.Event()
     monkeypatch.setattr(app_warnings, "_state", lambda folder: answers.wait(20) and None)
     began = time.monotonic()
-    assert app_warnings.missing_folders({"user-folder": tmp_path}) == []
+    assert app_warnings.useless_folders(granting(tmp_path)) == []
     assert time.monotonic() - began < 5
     answers.set()
 
@@ -67,4 +95,4 @@ def test_a_folder_is_not_looked_at_where_the_system_allows_no_thread(monkeypatch
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refused)
-    assert app_warnings.missing_folders({"user-folder": Path("/nowhere/at/all")}) == []
+    assert app_warnings.useless_folders(granting("/nowhere/at/all")) == []

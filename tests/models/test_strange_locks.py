@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from locara_sidecar.models.cache import collect, disk, owner, partial, staging, survey
+from locara_sidecar.models.cache import aside, collect, disk, owner, partial, staging, survey
 from locara_sidecar.models.lease import Leases
 from support.model_store import download, entry_for, error_of, whole, write_model
 
@@ -264,14 +264,14 @@ def test_who_cannot_be_seen_from_here_is_believed_unless_a_lock_that_is_heard_sa
 
 def test_who_comes_to_use_a_model_while_it_is_removed_has_it_or_is_told(store, hub, monkeypatch, locks):
     entry = download(store, hub)
-    honest, taken = staging.set_aside, []
+    honest, taken = aside.set_aside, []
 
     def set_aside(*arguments):
         if not taken:
             taken.append(store.use(entry.key))  # after the remover's check, before the name is removed
         return honest(*arguments)
 
-    monkeypatch.setattr(staging, "set_aside", set_aside)
+    monkeypatch.setattr(aside, "set_aside", set_aside)
     assert collect.execute(store, collect.Plan([entry], [], 0)).models == []
     assert whole(store) == ["mine"]
     taken[0].release()

@@ -5,7 +5,7 @@
 
 import pytest
 
-from locara_sidecar.models.cache import disk, staging
+from locara_sidecar.models.cache import aside, disk
 from locara_sidecar.models.imports.importing import import_model
 from support.model_store import download, entry_for, hf_cache, whole, write_model
 from support.prepared_forms import made_files, prepare
@@ -92,7 +92,7 @@ def test_what_an_engine_prepared_is_synced_before_it_is_visible(store, tmp_path,
 def test_a_removal_is_synced_before_it_is_answered(store, hub, monkeypatch):
     entry = download(store, hub)
     recorder = Recorder(monkeypatch)
-    gone = staging.set_aside(store, entry.key)
+    gone = aside.set_aside(store, entry.key)
     assert recorder.when(store.models)
     assert gone is not None
     assert whole(store) == []

@@ -642,7 +642,8 @@ pub struct AppInfo {
 
 /// A remark on the manifest or the grants that is not an error, for the app's developer.
 ///
-/// `kind`: UnknownMember, UnknownModality or FolderMissing; `path` is the member of the params that it is about.
+/// `kind`: UnknownMember, UnknownModality, FolderMissing or FolderDenied; `path` is the member of the params that
+/// it is about.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]

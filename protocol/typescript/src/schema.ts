@@ -80,7 +80,8 @@ export interface AppInfo {
 /**
  * A remark on the manifest or the grants that is not an error, for the app's developer.
  *
- * ``kind``: UnknownMember, UnknownModality or FolderMissing; ``path`` is the member of the params that it is about.
+ * ``kind``: UnknownMember, UnknownModality, FolderMissing or FolderDenied; ``path`` is the member of the params that
+ * it is about.
  */
 export interface AppWarning {
   kind: string;

@@ -16,7 +16,7 @@ from locara_protocol.image_messages import MAX_PROMPT_BYTES, CancelJobParams, Ca
 from locara_protocol.methods import METHODS, NOTIFICATIONS
 from locara_sidecar import __version__
 from locara_sidecar.daemon import system
-from locara_sidecar.daemon.access.app_warnings import missing_folders, unknown_members
+from locara_sidecar.daemon.access.app_warnings import unknown_members, useless_folders
 from locara_sidecar.daemon.access.decisions import Decisions
 from locara_sidecar.daemon.access.gate import Gate
 from locara_sidecar.daemon.access.model_use import ModelUse
@@ -152,12 +152,12 @@ class Methods:
     def _look_before_opening(self, params: m.InitializeParams) -> tuple[list[str], list[m.AppWarning]]:
         """Return the engines that are available, and warnings about the folders that will be granted."""
         engines = [engine.name for engine in engine_choice.engines(self._engine_name, None) if engine.available]
-        return engines, missing_folders(self.session.grants_with(params))
+        return engines, useless_folders(self.session.policy_with(params))
 
     def _initialize(
         self, _call: Call, params: m.InitializeParams, seen: tuple[list[str], list[m.AppWarning]]
     ) -> m.InitializeResult:
-        engines, missing = seen
+        engines, useless = seen
         self.session.initialize(params)
         if self.session.process_id is not None:
             gone = partial(self._stop, 0, "the host process is gone")
@@ -180,7 +180,7 @@ class Methods:
                     max_prompt_bytes=MAX_PROMPT_BYTES,
                 ),
             ),
-            app=m.AppInfo(id=policy.app_id, granted=policy.granted(), warnings=[*unknown_members(policy), *missing]),
+            app=m.AppInfo(id=policy.app_id, granted=policy.granted(), warnings=[*unknown_members(policy), *useless]),
         )
 
     def _ping(self, _call: Call, _params: m.NoParams) -> m.PingResult:

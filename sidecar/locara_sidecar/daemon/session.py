@@ -10,9 +10,6 @@ from locara_sidecar.capability.policy import Policy
 from locara_sidecar.daemon.process import hostwatch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from locara_protocol.messages import InitializeParams
     from locara_protocol.methods import Method
 
@@ -62,14 +59,14 @@ class Session:
         self.token = token
         self.state = "open"
 
-    def grants_with(self, params: InitializeParams) -> Mapping[str, Path]:
-        """Return the folders that :meth:`initialize` will grant; none if it will refuse them."""
+    def policy_with(self, params: InitializeParams) -> Policy:
+        """Return the policy that :meth:`initialize` will adopt; one that grants nothing if it will refuse."""
         if self.fixed:
-            return self.policy.grants
+            return self.policy
         try:
-            return Policy.build(None, params.grants).grants
+            return Policy.build(params.manifest, params.grants)
         except RpcError:
-            return {}
+            return Policy.build(None, None)
 
     def _adopt(self, params: InitializeParams) -> None:
         if not self.fixed:

@@ -207,7 +207,7 @@ def test_a_disk_that_is_too_small_is_told_with_the_figures_before_anything_is_re
     job_for, tmp_path, monkeypatch, opened
 ):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(mlx_runtime.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(mlx_runtime.disk_space.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     monkeypatch.setattr(mx, "load", lambda *_: pytest.fail("a tensor was read"))
     with pytest.raises(EngineError) as caught:
         prepare(job(job_for, "pocket", quantization="4bit").model, tmp_path / "into")

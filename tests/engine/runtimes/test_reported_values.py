@@ -16,6 +16,8 @@ REFUSED = [
     ("tiny-sd3", "tokenizer_2/tokenizer_config.json", "model_max_length", 512),
     ("tiny-flux", "tokenizer/tokenizer_config.json", "model_max_length", 512),
     ("tiny-sdxl", "tokenizer_2/tokenizer_config.json", "model_max_length", 1e30),
+    ("tiny-sdxl", "tokenizer/tokenizer_config.json", "model_max_length", 20),
+    ("tiny-sdxl", "tokenizer_2/tokenizer_config.json", "model_max_length", 20),
     ("tiny-sd3", "scheduler/scheduler_config.json", "stochastic_sampling", True),
     ("tiny-flux", "scheduler/scheduler_config.json", "use_beta_sigmas", True),
     ("tiny-sdxl", "scheduler/scheduler_config.json", "use_beta_sigmas", True),

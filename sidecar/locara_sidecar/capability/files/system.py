@@ -156,7 +156,7 @@ class System:
         os.fchmod(fd, mode)
 
     def sync(self, fd: int) -> None:
-        """Flush contents and size to disk."""
+        """Flush contents and size to disk, or as far as the file system can: some know no sync, or none of folders."""
         if sys.platform == "darwin":
             import fcntl
 
@@ -167,7 +167,11 @@ class System:
                     raise
                 os.fsync(fd)  # network and foreign file systems support no more
         else:
-            os.fsync(fd)
+            try:
+                os.fsync(fd)
+            except OSError as error:
+                if error.errno not in NOT_SUPPORTED:
+                    raise
 
     def link_anonymous(self, fd: int, name: str, parent: int) -> None:
         """Give an anonymous file its name; EEXIST if it is taken."""

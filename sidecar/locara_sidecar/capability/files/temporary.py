@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from locara_sidecar.capability.files.system import System
 
 _CHUNK = 1 << 20
-# ENOENT: neither /proc nor the right to link by descriptor
-_NO_ANONYMOUS = NOT_SUPPORTED | {errno.EISDIR, errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOENT}
-_NO_LINKS = NOT_SUPPORTED | {errno.EPERM, errno.EXDEV, errno.EMLINK}
+# EPERM and EACCES: also what a confinement of the whole app answers (snap's), which allows to create files
+_REFUSED = NOT_SUPPORTED | {errno.EPERM, errno.EACCES}
+# ENOENT: neither /proc nor the right to link by descriptor; and file systems that count no links
+_NO_LINKS = _REFUSED | {errno.EXDEV, errno.EMLINK, errno.ENOENT}
+_NO_ANONYMOUS = _NO_LINKS | {errno.EISDIR}
 
 
 class UnsupportedError(Exception):
@@ -69,7 +71,7 @@ class Temporary:
         try:
             self._system.set_mode(self._fd, mode)
         except OSError as error:
-            if error.errno not in (*NOT_SUPPORTED, errno.EPERM):
+            if error.errno not in _REFUSED:
                 raise
 
     def identity(self) -> tuple[int, int]:
@@ -157,7 +159,7 @@ class NamedTemporary(Temporary):
         try:
             self._system.rename_new(self._name, name, self._parent)
         except OSError as error:
-            if error.errno not in NOT_SUPPORTED:
+            if error.errno not in _REFUSED:
                 raise
             self._link(name)  # the hidden name is removed on exit
         else:

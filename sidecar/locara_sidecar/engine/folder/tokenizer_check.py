@@ -117,6 +117,7 @@ def check(folder: Path, found: Mapping[str, str], configs: Mapping[str, dict[str
     :param configs: the text encoders' configurations, which say how many tokens they take.
     :raises EngineError: ModelIncomplete, or IntegrityError naming file and member.
     """
+    lengths: dict[str, int] = {}
     for name in found:
         if not name.startswith("tokenizer"):
             continue
@@ -129,10 +130,12 @@ def check(folder: Path, found: Mapping[str, str], configs: Mapping[str, dict[str
         _require_members(file, config, _NEVER_NULL | ({"bos_token"} if clip else set()))
         tokenizer_bounds.check(folder, name, config, described)
         if clip:
-            _require_length(file, config, int(encoder.get(_POSITIONS, 77)))
+            lengths[file] = _require_length(file, config, int(encoder.get(_POSITIONS, 77)))
         if converses:
             tokenizer_bounds.require_nothing_added(f"{name}/tokenizer.json", described or {})
             _require_conversation(folder, name, config)
+    if "unet" in found:  # SDXL joins what its two encoders make of each token; the others' lengths may differ
+        _require_one_length(lengths)
 
 
 def _require_conversation(folder: Path, name: str, config: Mapping[str, Any]) -> None:
@@ -228,8 +231,15 @@ def require_ids(name: str, highest: int, configs: Mapping[str, dict[str, Any]]) 
         raise broken(f"{name}/tokenizer_config.json", reason)
 
 
-def _require_length(file: str, config: Mapping[str, Any], positions: int) -> None:
-    """Require a valid length: a CLIP encoder reads as many tokens as its tokenizer says, and needs a position for each.
+def _require_one_length(lengths: Mapping[str, int]) -> None:
+    shortest, longest = min(lengths, key=lengths.__getitem__), max(lengths, key=lengths.__getitem__)
+    if lengths[shortest] != lengths[longest]:
+        other = longest.partition("/")[0]
+        raise broken(shortest, f"its model_max_length is {lengths[shortest]} but that of {other} {lengths[longest]}")
+
+
+def _require_length(file: str, config: Mapping[str, Any], positions: int) -> int:
+    """Return the length: a CLIP encoder reads as many tokens as its tokenizer says, and needs a position for each.
 
     :raises EngineError: IntegrityError.
     """
@@ -239,6 +249,7 @@ def _require_length(file: str, config: Mapping[str, Any], positions: int) -> Non
         raise broken(
             file, f"its model_max_length is {shown} but must be a whole number from {_SHORTEST} to {positions}"
         )
+    return longest
 
 
 def _require_members(file: str, config: Mapping[str, Any], never_null: set[str]) -> None:

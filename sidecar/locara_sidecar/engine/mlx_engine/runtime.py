@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,8 +20,8 @@ from locara_sidecar.engine.mlx_engine.pace import Checkpoints
 from locara_sidecar.engine.mlx_engine.tensors import quantize
 from locara_sidecar.engine.runtime import PhaseEvent, PreparedModel
 from locara_sidecar.ipc.errors import EngineError
+from locara_sidecar.machine import disk_space, memory
 from locara_sidecar.machine import machine as machines
-from locara_sidecar.machine import memory
 from locara_sidecar.machine import plan as plans
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ class MlxBackend(Backend):
         if needed > (available := machines.limit(machine)):
             text = f"Preparing {model.id} needs {needed} bytes of memory, but only {available} are available."
             raise EngineError("InsufficientMemory", text, needed=needed, available=available, suggestions=[])
-        if size > shutil.disk_usage(into).free:
+        if size > disk_space.free(into):
             raise _no_room(size, into)
         self.limit(plans.limits_of_preparing(needed, machine))
 
@@ -178,6 +177,6 @@ def create(scratch: str = "", settings: Mapping[str, str] | None = None) -> Stag
 
 
 def _no_room(needed: int, folder: Path) -> EngineError:
-    available = shutil.disk_usage(folder).free
+    available = disk_space.free(folder)
     text = f"The prepared model needs {needed} bytes of disk space; {available} are free."
     return EngineError("InsufficientDisk", text, needed=needed, available=available)

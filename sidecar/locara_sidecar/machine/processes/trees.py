@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_NESTED = 64
+"""Folders in folders that cannot be moved up: no more than a published model may have."""
 
 
 def remove_tree(path: str | os.PathLike[str]) -> None:
@@ -29,7 +31,7 @@ def remove_tree(path: str | os.PathLike[str]) -> None:
     with contextlib.suppress(OSError):
         top = os.open(path, os.O_RDONLY | _FOLDER)
         try:
-            _empty(top)
+            empty_tree(top)
         finally:
             os.close(top)
     with contextlib.suppress(OSError):
@@ -61,10 +63,19 @@ def shown(path: str) -> str:
     return path.encode("utf-8", "replace").decode()
 
 
-def _empty(top: int) -> None:
+def empty_tree(top: int, depth: int = _NESTED) -> None:
+    """Remove what is in an open folder; what cannot be removed stays. Follows no links, and never fails.
+
+    :param depth: how many folders are entered where the file system does not let them be moved up.
+    """
     with contextlib.suppress(OSError):
         if sys.platform != "win32":
             os.fchmod(top, 0o700)
+    with contextlib.suppress(OSError):
+        _empty(top, depth)
+
+
+def _empty(top: int, depth: int) -> None:
     names = _unused(top)
     folders = _unlink_files(top)
     while folders:
@@ -78,12 +89,27 @@ def _empty(top: int) -> None:
                 moved = next(names)
                 with contextlib.suppress(OSError):
                     _let_move(inner, folder)
-                    os.rename(inner, moved, src_dir_fd=folder, dst_dir_fd=top)
+                    try:
+                        os.rename(inner, moved, src_dir_fd=folder, dst_dir_fd=top)
+                    except OSError as error:
+                        if error.errno != errno.EXDEV or not depth:
+                            raise
+                        _remove_in_place(inner, folder, depth - 1)
+                        continue
                     folders.append(moved)
         finally:
             os.close(folder)
         with contextlib.suppress(OSError):
             os.rmdir(name, dir_fd=top)
+
+
+def _remove_in_place(name: str, parent: int, depth: int) -> None:
+    folder = _open(name, parent)
+    try:
+        empty_tree(folder, depth)
+    finally:
+        os.close(folder)
+    os.rmdir(name, dir_fd=parent)
 
 
 def _unlink_files(folder: int) -> list[str]:

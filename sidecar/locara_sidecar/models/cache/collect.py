@@ -5,7 +5,6 @@ was a dry run. References are removed before bytes, and a model that any process
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +14,7 @@ import msgspec
 from locara_protocol.errors import RpcError
 from locara_sidecar.ipc.frames import PREPARED_LAYOUT
 from locara_sidecar.machine.processes.trees import remove_tree
-from locara_sidecar.models.cache import disk, staging
+from locara_sidecar.models.cache import aside, disk, staging
 from locara_sidecar.models.cache.store import Installed, Store
 from locara_sidecar.models.cache.survey import COPIES, Inode, Survey, abandoned, drop_blobs, files_of, inodes_of
 
@@ -180,15 +179,15 @@ def _remove_entry(store: Store, entry: Installed) -> bool:
             locks.callback(lock.release)
         if store.marked(entry.key, _heard(store, entry.key)):
             return False
-        gone = staging.set_aside(store, entry.key)
+        gone = aside.set_aside(store, entry.key)
         # a new user marks the model and then looks for its name, so one of the two processes has seen the other
         if gone is not None and store.marked(entry.key, _heard(store, entry.key)):
             with contextlib.suppress(OSError):  # the same model was installed again meanwhile
-                os.rename(gone, entry.folder)
+                gone.put_back()
                 disk.sync_folder(store.models)
                 return False
     if gone is not None:
-        _delete(gone)
+        gone.delete()
     drop_blobs(store, [store.blob(file.sha256) for file in entry.meta.files])
     return True
 

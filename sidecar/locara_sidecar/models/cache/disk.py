@@ -12,13 +12,14 @@ import os
 import secrets
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from locara_sidecar.capability.files.system import System
+from locara_sidecar.capability.files.system import NOT_SUPPORTED, System
+from locara_sidecar.machine import disk_space
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
 
 try:
     import fcntl
@@ -26,7 +27,9 @@ except ImportError:  # Windows
     fcntl = None
 
 _SYSTEM = System()
-_NO_LINKS = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+_FAILED = frozenset({errno.EEXIST, errno.EIO, errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)})
+"""Why a link is not made for reasons that a copy would meet, too."""
+_NO_MODES = frozenset({*NOT_SUPPORTED, errno.EPERM, errno.EACCES})
 FOLDER_MODE = 0o755
 FILE_MODE = 0o644
 """The mode of what is created in the shared cache, whatever the umask: nobody else may write to it."""
@@ -87,7 +90,7 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or make a synced copy if the file system has no hard links.
+    """Give a file a second name, or make a synced copy if the file system makes no hard link, whatever it says then.
 
     :raises FileExistsError: if the name is taken.
     :raises FileNotFoundError: if the source does not exist (any more).
@@ -95,9 +98,18 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno in _FAILED:
             raise
         copy(source, target)
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Set a file's permissions where the file system has any: that only protects it from mistakes."""
+    try:
+        os.chmod(path, mode)
+    except OSError as error:
+        if error.errno not in _NO_MODES:
+            raise
 
 
 def copy(source: Path, target: Path) -> None:
@@ -174,14 +186,14 @@ def _clone(source: int, target: int) -> bool:
 def is_below(error: OSError, folder: Path) -> bool:
     """Whether a failed call concerned something in a folder, or the folder itself."""
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
-    return any(os.path.commonpath((os.path.abspath(name), str(folder))) == str(folder) for name in names)
+    return any(Path(os.path.abspath(name)).is_relative_to(os.path.abspath(folder)) for name in names)
 
 
 def available(folder: Path) -> int:
-    """Return the bytes that the user may still write where ``folder`` is, or will be."""
+    """Return the bytes that the user may still write where ``folder`` is, or will be; very many if that is unknown."""
     while not folder.exists():
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return disk_space.free(folder)
 
 
 class Lock:

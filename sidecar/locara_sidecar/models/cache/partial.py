@@ -266,7 +266,8 @@ def _take(path: Path, own: Path) -> Partial | None:
         _delete(own)
         return part
     disk.lock_fd(fd)
-    os.utime(own)  # its new owner is active
+    with contextlib.suppress(OSError):
+        os.utime(own)  # its new owner is active
     return Partial(own, fd)
 
 
@@ -278,7 +279,7 @@ def _copy(path: Path, own: Path) -> Partial | None:
         return None
     with contextlib.suppress(OSError):
         disk.copy(path.with_suffix(".json"), own.with_suffix(".json"))
-    os.chmod(own, 0o644)  # a clone of a read-only file is read-only
+    disk.set_mode(own, disk.FILE_MODE)  # a clone of a read-only file is read-only
     fd = os.open(own, _FLAGS)
     disk.lock_fd(fd)
     return Partial(own, fd)

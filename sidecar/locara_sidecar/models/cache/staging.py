@@ -17,7 +17,7 @@ import msgspec
 
 from locara_protocol.errors import RpcError
 from locara_sidecar.machine.processes.trees import remove_tree
-from locara_sidecar.models.cache import disk, owner
+from locara_sidecar.models.cache import aside, disk, owner
 from locara_sidecar.models.cache.digest import META, digest_of
 from locara_sidecar.models.cache.store import FORMAT, DerivedFrom, File, Installed, Meta, Origin, Store
 from locara_sidecar.models.cache.survey import COPIES, drop_blobs
@@ -103,7 +103,7 @@ class Staging:
         target = self._target(file.path)
         disk.link_or_copy(path, target)
         if read_only:
-            os.chmod(target, disk.READ_ONLY)
+            disk.set_mode(target, disk.READ_ONLY)
         with contextlib.suppress(FileExistsError):
             blob = self.store.blob(file.sha256)
             disk.link_or_copy(target, blob)
@@ -116,7 +116,7 @@ class Staging:
         """
         target = self._target(file.path)
         os.rename(path, target)
-        os.chmod(target, disk.READ_ONLY)
+        disk.set_mode(target, disk.READ_ONLY)
         self.files[file.path] = file
 
     def _target(self, path: str) -> Path:
@@ -155,8 +155,9 @@ class Staging:
                 if entry is not None:
                     return settled(self.store, entry)
                 continue
-            if os.path.lexists(self.store.models / key):
-                set_aside(self.store, key)
+            taken = os.path.lexists(self.store.models / key)
+            if taken and (other := aside.set_aside(self.store, key)) is not None:
+                other.free_name()
             with contextlib.suppress(OSError):  # taken meanwhile: look again
                 os.rename(self.tree, self.store.models / key)
                 self._made = []
@@ -213,14 +214,3 @@ def rewrite(entry: Installed, meta: Meta) -> None:
     disk.write_new(path, msgspec.json.format(msgspec.json.encode(meta), indent=1))
     with contextlib.suppress(OSError):
         os.utime(path, (entry.last_used, entry.last_used))
-
-
-def set_aside(store: Store, key: str) -> Path | None:
-    """Hide a model in one step; return where it is now, None if it was gone already."""
-    gone = store.incoming / f"gone-{secrets.token_hex(8)}"
-    try:
-        os.rename(store.models / key, gone)
-    except FileNotFoundError:
-        return None
-    disk.sync_folder(store.models)
-    return gone

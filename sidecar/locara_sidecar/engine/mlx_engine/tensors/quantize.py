@@ -29,6 +29,7 @@ from mlx.utils import tree_flatten
 from locara_sidecar.engine.folder import model_folder
 from locara_sidecar.engine.mlx_engine.tensors import weights
 from locara_sidecar.engine.previews import tiny_preview
+from locara_sidecar.machine import disk_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +182,7 @@ def _write(path: Path, shard: dict[str, mx.array]) -> None:
     except RuntimeError as error:  # MLX reports no error number
         if "unable to write" not in str(error).lower():
             raise
-        full = shutil.disk_usage(path.parent).free < sum(value.nbytes for value in shard.values())
+        full = disk_space.free(path.parent) < sum(value.nbytes for value in shard.values())
         number = errno.ENOSPC if full else errno.EIO
         raise OSError(number, "a shard could not be written") from error
 

@@ -1,0 +1,95 @@
+"""Hides a model in one step, before its bytes are deleted.
+
+Its folder is renamed; where that cannot be, its ``meta.json`` is: a container's file system, for one, renames no folder
+that came with the image. A folder without ``meta.json`` is no model (``store.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from locara_sidecar.machine.processes.trees import empty_tree, remove_tree
+from locara_sidecar.models.cache import disk
+from locara_sidecar.models.cache.digest import META
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from locara_sidecar.models.cache.store import Store
+
+_FOLDER = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | disk.CLOEXEC
+
+
+class Aside:
+    """A hidden model. It is put back or, if that fails, its name is freed or it is deleted.
+
+    :param folder: where it was.
+    :param gone: where it is, or only its ``meta.json``.
+    :param fd: in the latter case the open folder, whatever has its name by now.
+    """
+
+    def __init__(self, folder: Path, gone: Path, fd: int | None) -> None:
+        self._folder = folder
+        self._gone = gone
+        self._fd = fd
+
+    def put_back(self) -> None:
+        """Make it visible again.
+
+        :raises OSError: if the same model was installed again meanwhile.
+        """
+        if self._fd is None:
+            os.rename(self._gone, self._folder)
+            return
+        os.rename(self._gone / META, META, dst_dir_fd=self._fd)  # not into a folder that was removed meanwhile
+        os.close(self._fd)
+        self._gone.rmdir()
+
+    def delete(self) -> None:
+        """Delete its bytes."""
+        self.free_name()
+        remove_tree(self._gone)
+
+    def free_name(self) -> None:
+        """Leave its bytes to ``gc``, unless they are in the way of whoever installs it again."""
+        if self._fd is not None:
+            empty_tree(self._fd)
+            os.close(self._fd)
+            with contextlib.suppress(OSError):  # installed again meanwhile
+                self._folder.rmdir()
+
+
+def set_aside(store: Store, key: str) -> Aside | None:
+    """Hide a model; None if it is gone already.
+
+    :raises OSError: if it cannot be hidden.
+    """
+    folder, gone = store.models / key, store.incoming / f"gone-{secrets.token_hex(8)}"
+    fd: int | None = None
+    try:
+        os.rename(folder, gone)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        fd = _hide(folder, gone)
+    disk.sync_folder(store.models)
+    return Aside(folder, gone, fd)
+
+
+def _hide(folder: Path, gone: Path) -> int:
+    """Move ``meta.json`` only; return the folder, opened."""
+    fd = os.open(folder, os.O_RDONLY | _FOLDER)
+    try:
+        disk.make_folder(gone)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(META, gone / META, src_dir_fd=fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
