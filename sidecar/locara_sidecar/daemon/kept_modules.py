@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from locara_sidecar.daemon.engine_host import program
-from locara_sidecar.machine import bundle
+from locara_sidecar.machine import bundle, own_files
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -86,22 +86,24 @@ def run(main: Callable[[], Awaitable[None]], has_begun: Callable[[], bool]) -> N
     """
     try:
         anyio.run(main)
-    except (ImportError, OSError):
-        if has_begun():
+    except (ImportError, OSError, LookupError) as error:  # anyio's, for a module that cannot be imported
+        if has_begun() or not own_files.is_of_ours(error):
             raise
         load("anyio._backends._asyncio")  # which anyio could not
         anyio.run(main)
 
 
 def load(name: str) -> None:
-    """Import a module; once more if its file, or one of those that it imports, was renamed as it was being read.
+    """Import a module; once more if its file, or one of those that it imports, was renamed as it was being read, and
+    again while an update is putting files into the folder.
 
-    :raises ImportError: or OSError, if the second try fails too.
+    :raises ImportError: or OSError, if the last try fails too.
     """
     try:
         importlib.import_module(name)
     except (ImportError, OSError):
         program.find()
+        own_files.settle()
         importlib.invalidate_caches()
         importlib.import_module(name)
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -18,8 +19,10 @@ from locara_protocol.framing import LineSplitter, LineTooLong
 from locara_protocol.model_messages import DownloadPhase
 from locara_sidecar.daemon.engine_host import program
 from locara_sidecar.daemon.wire.off_loop import off_loop
+from locara_sidecar.machine import own_files
 from locara_sidecar.machine.processes import interpreter
 from locara_sidecar.models import worker
+from locara_sidecar.models.updates import not_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,16 +75,17 @@ async def run_for_user(work: worker.WorkerRequest, tell: Callable[[DownloadProgr
     """
     told = _Told(tell)
     for left in reversed(range(_TRIES)):
-        before = await _program()
+        before, began = await _program(), time.time()
         try:
             return await _run(work, told.tell)
         except (RpcError, RuntimeError, msgspec.ValidationError) as error:
+            replaced = await off_loop(own_files.settled_since, began, abandon=True)
             now = await _program()
-            if left and before != now and _can_repeat(work, error):
+            if left and (replaced or before != now) and _can_repeat(work, error):
                 log.warning("a model's worker failed after its files had been replaced (%s); another one begins", error)
                 told.again()
-            elif not isinstance(error, RpcError) and program.was_replaced(now):
-                raise worker.not_ours("it is of another version") from error
+            elif not isinstance(error, RpcError) and (replaced or program.was_replaced(now)):
+                raise not_ours("it is of another version") from error
             else:
                 raise
     raise AssertionError("the last try returns or raises")
@@ -129,7 +133,7 @@ async def _run(work: worker.WorkerRequest, tell: Callable[[DownloadProgress], No
             _argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
     except (FileNotFoundError, PermissionError) as error:
-        raise worker.not_ours("it could not be started") from error
+        raise not_ours("it could not be started") from error
     try:
         assert process.stdin is not None
         with contextlib.suppress(anyio.BrokenResourceError):
@@ -175,5 +179,5 @@ async def _listen(process: anyio.abc.Process, tell: Callable[[DownloadProgress],
                 raise RuntimeError(f"the model's worker failed: {event.trace}")
     status = await process.wait()
     if silent and status == _NOT_IMPORTED:
-        raise worker.not_ours("it could not be started")
+        raise not_ours("it could not be started")
     raise RuntimeError(f"the model's worker ended without giving a reason (status {status})")
