@@ -86,8 +86,8 @@ def run(main: Callable[[], Awaitable[None]], has_begun: Callable[[], bool]) -> N
     """
     try:
         anyio.run(main)
-    except (ImportError, OSError, LookupError) as error:  # anyio's, for a module that cannot be imported
-        if has_begun() or not own_files.is_of_ours(error):
+    except (ImportError, OSError, LookupError) as error:  # the last is anyio's, for a module that cannot be imported
+        if has_begun() or (isinstance(error, LookupError) and not own_files.is_of_ours(error)):
             raise
         load("anyio._backends._asyncio")  # which anyio could not
         anyio.run(main)

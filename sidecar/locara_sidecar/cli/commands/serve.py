@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
 
     from locara_sidecar.capability.descriptors import DescriptorSocket
-    from locara_sidecar.daemon.serve import Settings
+    from locara_sidecar.daemon.settings import Settings
     from locara_sidecar.models.catalogue import Catalogue
 
 _NO_MEMORY = "it needs more memory; raise `ulimit -v` or `ulimit -d` if one is set"
@@ -35,14 +35,14 @@ def _run(options: argparse.Namespace, parent: int) -> int:
     descriptors = stdio.claim()
     try:
         prepared = _prepare(options, descriptors)
+        from locara_sidecar.daemon.serve import serve
+
         own_files.require_unmoved()
     except Exception as error:
         own_files.start_anew(error, *descriptors)
         raise
     if isinstance(prepared, int):
         return prepared
-    from locara_sidecar.daemon.serve import serve
-
     serve(*prepared, descriptors, parent)
 
 
@@ -53,7 +53,7 @@ def _prepare(options: argparse.Namespace, descriptors: tuple[int, int]) -> tuple
     from locara_sidecar.capability.authorize import DOWNLOADS, MANAGEMENT
     from locara_sidecar.capability.policy import Policy
     from locara_sidecar.daemon import system
-    from locara_sidecar.daemon.serve import Settings
+    from locara_sidecar.daemon.settings import Settings
     from locara_sidecar.machine.engine_choice import choose_engine
     from locara_sidecar.models import catalogue
 
