@@ -78,8 +78,10 @@ def start_anew(error: BaseException, stdin: int = 0, stdout: int = 1) -> None:
     :param error: why it could not start.
     :param stdin: and ``stdout``: the host's, if they were moved.
     """
-    if sys.platform == "win32" or isinstance(error, MemoryError) or _starts >= _MOST_STARTS or not are_replaced():
-        return  # Windows gives a new process another id
+    if sys.platform == "win32":
+        return  # a new process would have another id
+    if isinstance(error, MemoryError) or _starts >= _MOST_STARTS or not are_replaced():
+        return
     settle()
     os.environ[_COUNTER] = "x" * (_starts + 1)
     with contextlib.suppress(OSError):
