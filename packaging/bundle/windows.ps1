@@ -7,6 +7,8 @@ param(
   [string]$TimestampServer
 )
 $ErrorActionPreference = "Stop"
+# signtool would refuse it after the whole build; and a signature without a time stamp ends with its certificate
+if ([bool]$Thumbprint -ne [bool]$TimestampServer) { throw "-Thumbprint and -TimestampServer go together" }
 Set-Location (Join-Path $PSScriptRoot "..\..")
 $tools = "build\bundle-tools"
 & "$Python\python.exe" -m venv $tools

@@ -6,6 +6,8 @@ import contextlib
 import os
 import sys
 
+from locara_sidecar.machine import own_files
+
 
 def main() -> None:
     """Run the command that the arguments name; ``serve`` if they name none."""
@@ -19,6 +21,9 @@ def main() -> None:
         with contextlib.suppress(OSError):
             os.write(2, b"locara-sidecar: The request was cancelled.\n")
         os._exit(130)
+    except Exception as error:
+        own_files.start_anew(error)
+        raise
 
 
 def _main(parent: int, *, serves: bool) -> None:

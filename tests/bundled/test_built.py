@@ -4,6 +4,7 @@ it, and LOCARA_BUNDLE_TOOLS to the tools that read it."""
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -197,6 +198,24 @@ def test_what_an_old_daemon_draws_as_its_folder_is_replaced_is_drawn(moved, tmp_
         assert not sidecar.violations
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a process keeps its id only elsewhere")
+@pytest.mark.parametrize("module", ["machine/supported", "daemon/hostwatch"])
+def test_a_daemon_that_is_started_as_its_folder_is_replaced_starts_from_the_new_one(moved, tmp_path, module):
+    """It ended with status 1."""
+    new, old = moved.with_name("new"), moved.with_name("old")
+    shutil.copytree(BUNDLE, new, copy_function=os.link)
+    file = next(moved.rglob(f"locara_sidecar/{module}.py"))
+    next(file.parent.glob(f"__pycache__/{file.stem}.*.pyc")).unlink()
+    replace(
+        file,
+        f"import os\nos.rename({str(moved)!r}, {str(old)!r})\nos.rename({str(new)!r}, {str(moved)!r})\nimport gone",
+    )
+    with session(moved, tmp_path / "out", "--engine", "fake") as sidecar:
+        assert drawn(sidecar, seed=1).exists()
+        assert sidecar.call("models.list", timeout=60)["models"]
+    assert new.exists() == (module == "models/cache/digest")
+
+
 def test_an_old_daemon_needs_no_module_of_a_new_version_that_has_none_of_that_name(moved, tmp_path):
     log = tmp_path / "log"
     flags = ("--engine", "fake", "--allow-model-management", "--log-level", "debug")
@@ -328,6 +347,17 @@ def test_bytecode_is_there_for_our_modules_and_is_never_compared_with_times():
 @pytest.mark.skipif(FACTS["engine"] == "torch" or sys.platform != "linux", reason="the bound is MLX's on Linux")
 def test_it_has_at_most_250_megabytes():
     assert sum(path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file()) <= 250e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the page's figures are of Linux")
+def test_the_page_tells_its_size_and_number_of_files():
+    """To one in a hundred: another interpreter has a few other files."""
+    page = (ROOT / "packaging" / "bundle" / "README.md").read_text()
+    told = re.search(rf"\| `{FACTS['engine']}` \| ([\d.,]+) MB[^|]*\| ([\d,]+) \|", page)
+    size, count = (float(figure.replace(",", "")) for figure in told.groups())
+    files = [path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file()]
+    assert sum(files) / 1e6 == pytest.approx(size, rel=0.01)
+    assert len(files) == pytest.approx(count, rel=0.01)
 
 
 @pytest.mark.skipif(not TOOLS.exists(), reason="make test-bundle names the tools")

@@ -1,6 +1,7 @@
 """The steps that build the bundle, one by one, on folders of a few files."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,23 @@ def layout(tmp_path):
 )
 def test_the_folder_has_the_target_s_name(machine, system, triple):
     assert build.target(machine, system) == triple
+
+
+def test_the_script_for_windows_refuses_half_of_what_signing_takes_before_it_builds():
+    """Without a time stamp's server signtool failed, after the whole build. Only read here: it was never run."""
+    text = (Path(build.__file__).parent / "windows.ps1").read_text()
+    refusal = text.index("if ([bool]$Thumbprint -ne [bool]$TimestampServer) { throw ")
+    assert text.index("param(") < refusal < text.index("-m venv")
+
+
+def test_the_page_and_the_reasons_tell_the_same_size():
+    folder = Path(build.__file__).parent
+    page, why = ((folder / name).read_text() for name in ("README.md", "WHY.md"))
+    told = re.search(r"\| `mlx` \| ([\d.]+) MB \| ([\d,]+) \|", page)
+    reasons = re.search(r"\| size \| ([\d.]+) MB .*?\n\| files \| ([\d,]+),", why)
+    assert reasons is not None
+    assert told is not None
+    assert told.groups() == reasons.groups()
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)

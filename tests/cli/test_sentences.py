@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from locara_protocol.errors import RpcError
 from locara_sidecar.cli import arguments, values
 from locara_sidecar.cli.commands import models as models_command
 from locara_sidecar.cli.output import guard
@@ -216,6 +217,28 @@ def test_ctrl_c_while_the_demo_draws_is_a_sentence(tmp_path):
 
 
 # --- our own bugs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ImportError("no such module"), ""),
+        (OSError(2, "no such file", "/a"), "locara-sidecar: /a: no such file\n"),
+        (RpcError("IntegrityError", "A file is damaged."), "locara-sidecar: A file is damaged.\n"),
+    ],
+)
+def test_what_failed_as_an_update_replaced_our_files_is_no_bug_and_the_user_is_told(
+    cli, tmp_path, monkeypatch, error, said
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(guard.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(guard.own_files, "are_replaced", lambda: True)
+    monkeypatch.setitem(models_command._RUN, "list", fail)
+    updated = "locara-sidecar: An update replaced the sidecar's files while this command ran. Run it again.\n"
+    assert cli("models", "list") == (1, "", said + updated)
+    assert list(tmp_path.glob("locara-fault-*.txt")) == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("boom"), OSError(5, "input/output error", "/a")])

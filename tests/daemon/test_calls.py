@@ -2,6 +2,7 @@
 
 import errno
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from locara_protocol.errors import RpcError
 from locara_protocol.messages import Empty
 from locara_sidecar.daemon.wire.calls import Batch, Call, Calls, unexpected
 from locara_sidecar.daemon.wire.outbox import Channel, Outbox
+from locara_sidecar.machine import own_files
 
 
 def answers(outbox):
@@ -62,6 +64,15 @@ def test_a_module_that_is_gone_is_told_as_what_an_update_does_to_a_method(method
     assert (told.kind, told.data) == (kind, data)
     assert "zanzibar" not in told.message
     assert "Restart the sidecar" in told.message
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES])
+def test_a_file_of_ours_that_cannot_be_read_is_told_as_an_update_and_another_is_not(number):
+    """It was an unforeseen error."""
+    gone = OSError(number, "zanzibar", str(Path(own_files.__file__).with_name("gone.py")))
+    told = unexpected("models.load", gone)
+    assert (told.kind, told.data) == ("EngineUnavailable", {"reason": "updated"})
+    assert unexpected("models.load", OSError(number, "zanzibar", "/home/a/gone.py")).kind == "InternalError"
 
 
 def test_a_call_that_cannot_be_answered_at_the_end_does_not_keep_the_next_one_from_its_answer(monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 from locara_protocol.errors import RpcError
 from locara_sidecar.daemon.access import gate, inventory
 from locara_sidecar.daemon.engine_host import program
-from locara_sidecar.models import operations
+from locara_sidecar.models import catalogue, operations
 from locara_sidecar.models.cache import digest
 from support.model_store import entry_for
 
@@ -117,6 +117,14 @@ def test_a_model_of_the_sidecar_s_own_that_an_update_took_away_is_not_replaced_b
     with pytest.raises(RpcError, match="not installed") as caught:
         gate_of([own, other], ["own"]).choose(("other",), explicit=explicit)
     assert caught.value.kind == "ModelNotInstalled"
+
+
+def test_a_model_of_the_sidecar_s_own_that_an_update_took_away_is_listed_as_installed(monkeypatch):
+    """It was listed as not installed, and a host would have offered to download what no hub has."""
+    known = catalogue.load()
+    monkeypatch.setattr(catalogue, "_is_model", lambda _: False)
+    shown = {model.id: model.installed for model in operations.describe(known, known, {}, ["torch"])}
+    assert [name for name, installed in shown.items() if installed] == ["pocket"]
 
 
 def test_a_model_of_the_sidecar_s_own_that_an_update_took_away_cannot_be_checked(tmp_path):

@@ -165,6 +165,25 @@ def test_work_of_which_a_repeat_would_hide_what_was_found_is_not_repeated(script
     assert prefix.with_name("python.runs").read_text() == runs
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_what_a_worker_could_not_do_in_files_that_were_just_replaced_is_repeated_or_told(
+    scripted, prefix, monkeypatch, again
+):
+    """In a folder whose own place an update has not changed, as one that copies file by file."""
+    first = prefix.with_name("first")
+    monkeypatch.setattr(model_work.own_files, "settled_since", lambda _: True)
+    scripted(
+        f"if {not again} or not os.path.exists({str(first)!r}):\n    open({str(first)!r}, 'w').close(); os._exit(3)\n"
+        "os.write(1, LAST)"
+    )
+    if again:
+        assert run().digest == "sha256:0"
+    else:
+        with pytest.raises(RpcError, match="Restart the sidecar") as caught:
+            run()
+        assert caught.value.data["reason"] == "updated"
+
+
 @pytest.mark.parametrize("said", ["b'{}\\n'", 'b\'{"type":"later"}\\n\'', "b''"])
 def test_a_worker_of_another_version_says_that_an_update_is_why(scripted, prefix, said):
     model_work.program.begin()

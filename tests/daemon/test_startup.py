@@ -4,6 +4,11 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+from locara_protocol.client import RemoteError, Sidecar
+from support.host import manifest
+
 PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
 
 LATER = {
@@ -59,6 +64,8 @@ real, tries = anyio.run, []
 
 def instead(main):
     tries.append(None)
+    if len(tries) == 1 and "{error}" == "LookupError":
+        raise LookupError("No such backend") from ImportError("asyncio")  # as anyio does
     if len(tries) == 1:
         raise FileNotFoundError(2, "a module that was just renamed")
     real(main)
@@ -68,8 +75,36 @@ run(["serve", "--engine", "fake", "--log-level", "error"])
 """
 
 
-def test_a_daemon_that_cannot_import_its_event_loop_as_an_update_renames_it_tries_again():
+@pytest.mark.parametrize("error", ["LookupError", "FileNotFoundError"])
+def test_a_daemon_that_cannot_import_its_event_loop_as_an_update_renames_it_tries_again(error):
     """It has answered its host already."""
-    done = subprocess.run([sys.executable, "-c", WITHOUT_A_LOOP], input=PING, capture_output=True, timeout=30)
+    program = WITHOUT_A_LOOP.replace("{error}", error)
+    done = subprocess.run([sys.executable, "-c", program], input=PING, capture_output=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, b"")
     assert json.loads(done.stdout)["result"]
+
+
+NO_LOOP = """
+import sys
+from locara_sidecar.cli.arguments import run
+
+sys.modules["asyncio"] = None  # an update has taken it away
+run(["serve", "--engine", "fake", "--log-level", "error", *sys.argv[1:]])
+"""
+
+
+def test_a_daemon_whose_event_loop_an_update_has_taken_away_says_so_to_every_call(tmp_path):
+    """It ended with status 1, and calls were left without an answer."""
+    asked = manifest("pocket")
+    with Sidecar([sys.executable, "-c", NO_LOOP, "--cache-dir", str(tmp_path)], stderr=subprocess.DEVNULL) as sidecar:
+        sidecar.initialize(manifest=asked, grants={"user-folder": str(tmp_path)})
+        for method, params in [("image.generate", {"prompt": "x"}), ("models.load", {"model": "pocket"})] * 20:
+            with pytest.raises(RemoteError, match="Restart the sidecar") as caught:
+                sidecar.call(method, params, timeout=20)
+            assert caught.value.data["reason"] == "updated"
+        calls = [sidecar.start("image.generate", {"prompt": "x"}, stream=True) for _ in range(3)]
+        for call in calls:
+            with pytest.raises(RemoteError, match="Restart the sidecar"):
+                call.result(20)
+        assert sidecar.call("ping", timeout=20)["engine"]["state"] == "stopped"
+        assert sidecar.close() == 0

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.daemon.engine_host import program
+from locara_sidecar.daemon.engine_host import lazy, program
 from locara_sidecar.daemon.engine_host.client import EngineClient
 from locara_sidecar.daemon.engine_host.lazy import LazyEngine
 from locara_sidecar.ipc import frames
@@ -120,3 +120,22 @@ def test_an_engine_of_another_version_is_told_once_if_the_update_is_known(spec, 
 def test_the_words_by_which_a_daemon_knows_an_engine_of_another_version_stay_the_same():
     """An engine of any other version sends these words."""
     assert frames.OTHER_VERSION == "the daemon and the engine come from different versions of Locara"
+
+
+@pytest.mark.parametrize("are_replaced", [True, False])
+def test_an_engine_that_cannot_start_from_files_that_an_update_has_replaced_says_so(
+    prefix, spec, monkeypatch, are_replaced
+):
+    """Even if the folder's own place is the same, as while it is being deleted."""
+    monkeypatch.setattr(lazy.own_files, "are_replaced", lambda *_: are_replaced)
+    transport = Engines(lambda: Played(on_start=give_out))
+
+    async def job():
+        engine = LazyEngine(lambda: EngineClient("fake", on_log=lambda _: None, transport=transport))
+        with pytest.raises(RpcError) as caught, anyio.fail_after(20):
+            await engine.run(spec(), lambda _: None)
+        await engine.close()
+        return caught.value
+
+    error = anyio.run(job)
+    assert (error.kind, error.data["reason"]) == ("EngineUnavailable", "updated" if are_replaced else "status 1")

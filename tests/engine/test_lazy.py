@@ -184,6 +184,15 @@ def test_a_job_that_fails_where_nothing_was_replaced_fails(prefix, spec):
     assert told_of(spec(), [fail])[1:] == ("InternalError", 1)
 
 
+def test_a_job_that_fails_in_files_that_were_just_replaced_is_done_again(prefix, spec, monkeypatch):
+    """The folder's own place is the same, as with an update that copies file by file."""
+    seen = []
+    monkeypatch.setattr(lazy.own_files, "settled_since", lambda since: seen.append(since) or True)
+    assert told_of(spec(), [fail, rest])[1:] == ("job-1", 2)
+    assert told_of(spec(), [fail] * 9)[1:] == ("InternalError", 3)
+    assert all(0 <= time.time() - since < 60 for since in seen)
+
+
 def test_a_job_is_not_begun_anew_for_ever(prefix, spec):
     def first(connection, job):
         replaced(prefix)

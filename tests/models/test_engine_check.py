@@ -3,13 +3,15 @@
 import importlib.util
 import json
 import shutil
+import sys
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from locara_protocol.errors import RpcError
-from locara_sidecar.machine import engine_choice
+from locara_sidecar.machine import engine_choice, own_files
 from locara_sidecar.models import worker
 from locara_sidecar.models.catalogue import Entry
 from locara_sidecar.models.checks import engine_check
@@ -127,6 +129,21 @@ def test_a_model_that_cannot_be_drawn_at_its_entrys_own_size_is_refused(store, t
     assert named[1] in error.message
     assert whole(store) == []
     assert take(store, entry, folder, "mlx").files
+
+
+@pytest.mark.parametrize("ended", [["-c", ""], None])
+@pytest.mark.parametrize("replaced", [True, False])
+def test_an_engine_that_an_update_took_away_is_not_the_model_s_fault(store, folder, monkeypatch, ended, replaced):
+    """An import told that the model's files were damaged."""
+    python = str(Path(own_files.__file__).with_name("gone")) if ended is None else sys.executable
+    monkeypatch.setattr(engine_check.interpreter, "code", lambda _: [python, *(ended or ())])
+    monkeypatch.setattr(own_files, "are_replaced", lambda: replaced)
+    error = error_of(take, store, entry_of("tiny-sdxl"), folder, "mlx")
+    if ended is None or replaced:
+        assert (error.kind, error.data["reason"]) == ("StorageError", "updated")
+    else:
+        assert error.kind == "IntegrityError"
+    assert whole(store) == []
 
 
 @mlx

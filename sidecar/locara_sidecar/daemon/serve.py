@@ -17,15 +17,12 @@ import threading
 import time
 from collections import deque
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import anyio
 import anyio.lowlevel
-import msgspec
 
 from locara_protocol.framing import LineSplitter, LineTooLong
-from locara_sidecar.capability.policy import Policy
 from locara_sidecar.daemon.engine_host.lazy import LazyEngine
 from locara_sidecar.daemon.jobs.job_runner import cancelled_error
 from locara_sidecar.daemon.methods import Methods
@@ -35,7 +32,7 @@ from locara_sidecar.daemon.wire.calls import Calls, internal_error
 from locara_sidecar.daemon.wire.outbox import Outbox
 from locara_sidecar.daemon.wire.server import Server
 from locara_sidecar.daemon.wire.stdio import ByteReader, LineWriter
-from locara_sidecar.machine import engine_choice, supported
+from locara_sidecar.machine import engine_choice, own_files, supported
 
 if TYPE_CHECKING:
     import asyncio
@@ -44,6 +41,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from locara_sidecar.daemon.engine_host.client import EngineClient
+    from locara_sidecar.daemon.settings import Settings
     from locara_sidecar.ipc import frames
     from locara_sidecar.models.catalogue import Catalogue
 
@@ -64,23 +62,6 @@ class _Mark(enum.Enum):
 
     CHUNK_END = 1
     STDIN_END = 2
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line fixed. Times in seconds."""
-
-    policy: Policy | None
-    engine: str
-    cache_root: Path
-    idle_unload: float
-    stall_timeout: float
-    queue: int
-    max_line_bytes: int
-    log_level: str
-    flags: frozenset[str] = frozenset()
-    compile: bool = False
-    prefer_float16: bool = False
-    descriptors: Any = None  # a DescriptorSocket, which few hosts pass and which is slow to import
 
 
 class Daemon:
@@ -105,6 +86,7 @@ class Daemon:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context: contextvars.Context | None = None  # anyio needs it to find the loop, also without sniffio
         self._stop_event: anyio.Event | None = None
+        self._turn = threading.Event()  # while there is no event loop: something has happened
         self._tasks: TaskGroup | None = None
         self._early: list[tuple[Any, ...]] = []
         self._ending = Ending(lambda name: self.stop(0, name), self._hard_end, _HARD_END_SECONDS)
@@ -166,6 +148,8 @@ class Daemon:
             self._drain()
             kept_modules.run(self._main, lambda: self._loop is not None)
         except Exception as error:  # noqa: BLE001 -- an event loop that cannot be made, or no memory
+            if self._loop is None and own_files.is_of_ours(error):
+                self._serve_without_loop(error)
             self._reserve.close()
             self._failure = error
             for step in self._when_failed:
@@ -174,6 +158,17 @@ class Daemon:
                 except Exception:  # noqa: BLE001 -- reporting it takes memory, too
                     continue
         return self._status
+
+    def _serve_without_loop(self, failure: Exception) -> None:
+        """Answer what needs the event loop with why there is none, until the host ends the daemon. It would not learn
+        from a dead one that an update has taken the loop's modules away.
+        """
+        self._server.refuse_work(failure)
+        self._calls.fail_all(failure)
+        while not self._stopping and not self._server.busy:
+            self._drain()
+            self._turn.wait()
+            self._turn.clear()
 
     # --- ending --------------------------------------------------------------------------
 
@@ -187,6 +182,7 @@ class Daemon:
         self._ending.begin()
         if self._stop_event is not None:
             self._call_soon(self._stop_event.set)
+        self._turn.set()
         with contextlib.suppress(MemoryError):
             log.info("stopping", extra={"fields": {"reason": reason, "status": status}})
 
@@ -267,6 +263,7 @@ class Daemon:
 
     def _call_soon(self, function: Callable[..., object]) -> None:
         """Run a function on the event loop, from any thread, without waiting for it."""
+        self._turn.set()
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and everything with it
                 self._loop.call_soon_threadsafe(function, context=self._context)

@@ -22,6 +22,7 @@ from locara_sidecar.models.cache.digest import model_digest
 from locara_sidecar.models.cache.store import latest
 from locara_sidecar.models.catalogue import RUNNABLE
 from locara_sidecar.models.forms import usable
+from locara_sidecar.models.updates import not_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -114,7 +115,7 @@ def _describe(
             for source in entry.sources
             if source.repository is not None
         ],
-        installed=folder is not None,
+        installed=folder is not None or entry.is_shipped,  # even if an update has just moved it
         granted=granted,
         runnable=entry.family in RUNNABLE,
         fit=rows,
@@ -259,7 +260,7 @@ def work(
     own = catalogue.own_folder(entry.id)
     if op == "verify":
         if there is None and entry.is_shipped:
-            raise worker.not_ours(f"cannot find {entry.id}")
+            raise not_ours(f"cannot find {entry.id}")
         if there is None:
             raise RpcError("ModelNotInstalled", f"The model {entry.id} is not installed.", model=entry.id)
         folder = own

@@ -8,24 +8,25 @@ died. stdout: lines of :data:`Event`; the last one is Done or Failed.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import threading
 import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import msgspec
 
 from locara_protocol import wording
 from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import DownloadProgress
+from locara_sidecar.machine import own_files
 from locara_sidecar.machine.processes.trees import shown
 from locara_sidecar.models.cache.store import Store
 from locara_sidecar.models.catalogue import Entry
 from locara_sidecar.models.imports.derive import Derivation
+from locara_sidecar.models.updates import not_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,23 +152,20 @@ def main() -> None:
         work = msgspec.json.decode(line, type=WorkerRequest)
         send(perform(work, lambda progress: send(ProgressFrame(progress)), lambda _: None))
     except ImportError as error:
-        missing = not_ours(f"it lacks {error.name or 'a module'}")
-        send(Failed(missing.kind, missing.message, missing.retryable, missing.data))
+        _send_not_ours(send, f"it lacks {error.name or 'a module'}")
     except RpcError as error:
         send(fitting(Failed(error.kind, _shown(error.message), error.retryable, _shown(error.data))))
-    except Exception:  # noqa: BLE001 -- the parent logs it; the host gets a fixed sentence
+    except Exception as error:  # noqa: BLE001 -- the parent logs it; the host gets a fixed sentence
+        if own_files.is_of_ours(error):
+            _send_not_ours(send, "it lacks a file")
         send(Failed("InternalError", "", False, {}, shown(traceback.format_exc())[-_MAX_TRACE:]))
     os._exit(0)
 
 
-def not_ours(what: str) -> RpcError:
-    """An update has replaced or removed the sidecar's own files, from which a process was to be started.
-
-    :param what: what is wrong with this process, as a clause.
-    """
-    text = "The sidecar's own files were replaced or removed, so the process that works on models cannot be used"
-    text += f" ({what}). Restart the sidecar."
-    return RpcError("StorageError", text, errno=errno.errorcode[errno.ENOENT], reason="updated")
+def _send_not_ours(send: Callable[[Event], None], what: str) -> NoReturn:
+    missing = not_ours(what)
+    send(Failed(missing.kind, missing.message, missing.retryable, missing.data))
+    os._exit(0)
 
 
 def fitting(failed: Failed) -> Failed:

@@ -7,11 +7,14 @@ import os
 from typing import TYPE_CHECKING, Any, cast
 
 from locara_sidecar.daemon.wire import stdio
+from locara_sidecar.machine import own_files
 
 if TYPE_CHECKING:
     import argparse
 
     from locara_sidecar.capability.descriptors import DescriptorSocket
+    from locara_sidecar.daemon.settings import Settings
+    from locara_sidecar.models.catalogue import Catalogue
 
 _NO_MEMORY = "it needs more memory; raise `ulimit -v` or `ulimit -d` if one is set"
 
@@ -30,12 +33,28 @@ def run(options: argparse.Namespace, parent: int | None = None) -> int:
 
 def _run(options: argparse.Namespace, parent: int) -> int:
     descriptors = stdio.claim()
+    try:
+        prepared = _prepare(options, descriptors)
+        from locara_sidecar.daemon.serve import serve
+
+        own_files.require_unmoved()
+    except Exception as error:
+        own_files.start_anew(error, *descriptors)
+        raise
+    if isinstance(prepared, int):
+        return prepared
+    serve(*prepared, descriptors, parent)
+
+
+def _prepare(options: argparse.Namespace, descriptors: tuple[int, int]) -> tuple[Settings, Catalogue] | int:
+    """Return what the command line fixed and the catalogue; or an exit status, having said what is wrong."""
     # the following imports may run any code: from here on nothing can reach the host's stdout by accident
     from locara_protocol.errors import RpcError
     from locara_sidecar.capability.authorize import DOWNLOADS, MANAGEMENT
     from locara_sidecar.capability.policy import Policy
     from locara_sidecar.daemon import system
-    from locara_sidecar.daemon.serve import Settings, serve
+    from locara_sidecar.daemon.settings import Settings
+    from locara_sidecar.machine.engine_choice import choose_engine
     from locara_sidecar.models import catalogue
 
     try:
@@ -46,29 +65,26 @@ def _run(options: argparse.Namespace, parent: int) -> int:
         root = system.cache_root(options.cache_dir)
         passed = None if options.descriptors is None else _socket(options.descriptors)
     except (RpcError, catalogue.CatalogueError, OSError, ValueError) as error:
+        own_files.start_anew(error, *descriptors)
         message = f"locara-sidecar: {error.message if isinstance(error, RpcError) else _reason(error)}"
         if isinstance(error, RpcError) and "path" in error.data:
             message += f" ({error.data['path']})"
         return _complain(message, 2)
-    serve(
-        Settings(
-            policy=policy,
-            engine=options.engine,
-            cache_root=root,
-            idle_unload=options.idle_unload,
-            stall_timeout=options.stall_timeout,
-            queue=options.queue,
-            max_line_bytes=options.max_line_bytes,
-            log_level=options.log_level,
-            compile=options.compile,
-            prefer_float16=options.prefer_float16,
-            descriptors=passed,
-            flags=frozenset(flag for flag in (DOWNLOADS, MANAGEMENT) if getattr(options, flag[2:].replace("-", "_"))),
-        ),
-        known,
-        descriptors,
-        parent,
+    settings = Settings(
+        policy=policy,
+        engine=choose_engine(options.engine),
+        cache_root=root,
+        idle_unload=options.idle_unload,
+        stall_timeout=options.stall_timeout,
+        queue=options.queue,
+        max_line_bytes=options.max_line_bytes,
+        log_level=options.log_level,
+        compile=options.compile,
+        prefer_float16=options.prefer_float16,
+        descriptors=passed,
+        flags=frozenset(flag for flag in (DOWNLOADS, MANAGEMENT) if getattr(options, flag[2:].replace("-", "_"))),
     )
+    return settings, known
 
 
 def _socket(fd: int) -> DescriptorSocket:

@@ -9,6 +9,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from locara_sidecar.cli.output.console import Console
+from locara_sidecar.machine import own_files
 
 if TYPE_CHECKING:
     import argparse
@@ -16,14 +17,23 @@ if TYPE_CHECKING:
 
 CANCELLED = 130
 """The status of a command ended by Ctrl-C, as in shells."""
+_UPDATED = "locara-sidecar: An update replaced the sidecar's files while this command ran. Run it again."
 
 
 def run(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     """Run a command; return its status, or that of what stopped it.
 
-    An unexpected exception is our fault: it is written to a file, whose path is printed.
+    An unexpected exception is our fault: it is written to a file, whose path is printed. Unless an update has replaced
+    our files meanwhile: then nothing that failed says anything, and the user is told that.
     """
     console = Console()
+    status = _run(console, command, options)
+    if status == 1 and own_files.are_replaced():
+        console.error(_UPDATED)
+    return status
+
+
+def _run(console: Console, command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     logging.getLogger().addHandler(
         logging.NullHandler()
     )  # the sentence says it; otherwise logging's last resort would print it, too
@@ -37,6 +47,8 @@ def run(command: Callable[[argparse.Namespace], int], options: argparse.Namespac
         say(console, reason(error))
         return 1
     except Exception as error:  # noqa: BLE001 -- the last place before the interpreter's own traceback
+        if own_files.are_replaced():
+            return 1
         say(console, f"This is a bug in locara-sidecar ({type(error).__name__}); {_written(error)}")
         return 1
 

@@ -7,6 +7,7 @@ answer. It reads files, so it is done in a thread.
 from __future__ import annotations
 
 import importlib
+import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,7 @@ from locara_protocol.errors import RpcError
 from locara_protocol.messages import EngineStatus
 from locara_sidecar.daemon.engine_host import failures, program
 from locara_sidecar.daemon.wire.off_loop import off_loop
+from locara_sidecar.machine import own_files
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -108,16 +110,22 @@ class LazyEngine:
 
             told = Told(on_event)
             for left in reversed(range(_TRIES)):
+                began = time.time()
                 try:
                     return await perform(client, told.tell)
                 except RpcError as error:
                     if error.kind == "RequestCancelled":
                         raise
+                    look = partial(own_files.are_replaced, began)
+                    settle = look if asked.cancelled else partial(own_files.settled_since, began)
+                    replaced = await self._wait(asked, settle, refused=look)
                     await self._made_for(asked)
-                    if client.outdated and asked.cancelled:
+                    replaced = replaced or client.outdated
+                    if replaced and asked.cancelled:
                         raise failures.cancelled() from error
-                    if not client.outdated or not left:
-                        raise (failures.after_update(error) if self._updated else error) from None
+                    if not replaced or not left:
+                        updated = self._updated or await self._wait(asked, own_files.are_replaced)
+                        raise (failures.after_update(error) if updated else error) from None
                     client.replace(error)
                     told.again()
         finally:
@@ -129,16 +137,7 @@ class LazyEngine:
 
         :raises RpcError: RequestCancelled, if the job is cancelled while waiting.
         """
-        scope = asked.waiting = anyio.CancelScope()
-        found = None
-        try:
-            with scope:
-                look = partial(_look, wait=not asked.cancelled)
-                found = await off_loop(look, abandon=True, refused=partial(_look, wait=False))
-        finally:
-            asked.waiting = None
-        if scope.cancelled_caught:
-            raise failures.cancelled()
+        found = await self._wait(asked, partial(_look, wait=not asked.cancelled), refused=partial(_look, wait=False))
         if self._client is None:
             self._client = self._make()
             if self._closed:
@@ -146,6 +145,21 @@ class LazyEngine:
         self._latest = found
         self._client.saw(found)
         return self._client
+
+    @staticmethod
+    async def _wait(asked: _Asked, function: Callable[[], _T], refused: Callable[[], _T] | None = None) -> _T:
+        """Call a function in a thread; the job can be cancelled meanwhile.
+
+        :param refused: see :func:`.off_loop`.
+        :raises RpcError: RequestCancelled.
+        """
+        scope = asked.waiting = anyio.CancelScope()
+        try:
+            with scope:
+                return await off_loop(function, abandon=True, refused=refused)
+        finally:
+            asked.waiting = None
+        raise failures.cancelled()
 
     @property
     def _updated(self) -> bool:

@@ -14,7 +14,7 @@ from locara_protocol.model_messages import DownloadPhase
 from locara_sidecar.daemon.engine_host import program
 from locara_sidecar.daemon.model_methods.worker_process import WorkerProcess
 from locara_sidecar.machine.processes import interpreter
-from locara_sidecar.models import worker
+from locara_sidecar.models.updates import not_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from locara_protocol.methods import Need
     from locara_protocol.model_messages import DownloadProgress
     from locara_sidecar.capability.authorize import Grant
+    from locara_sidecar.models import worker
 
 log = logging.getLogger("locara.models")
 
@@ -71,11 +72,11 @@ async def run_for_user(work: worker.WorkerRequest, tell: Callable[[DownloadProgr
         except (RpcError, RuntimeError, msgspec.ValidationError) as error:
             await process.looked()
             now = process.after
-            if left and process.before != now and _can_repeat(work, error):
+            if left and (process.replaced or process.before != now) and _can_repeat(work, error):
                 log.warning("a model's worker failed after its files had been replaced (%s); another one begins", error)
                 told.again()
-            elif not isinstance(error, RpcError) and program.was_replaced(now):
-                raise worker.not_ours("it is of another version") from error
+            elif not isinstance(error, RpcError) and (process.replaced or program.was_replaced(now)):
+                raise not_ours("it is of another version") from error
             else:
                 raise
     raise AssertionError("the last try returns or raises")

@@ -13,6 +13,7 @@ import logging
 import os
 import subprocess
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,8 +22,10 @@ import msgspec
 from locara_protocol.errors import CODES, RpcError
 from locara_protocol.framing import LineSplitter, LineTooLong
 from locara_sidecar.daemon.engine_host import program
+from locara_sidecar.machine import own_files
 from locara_sidecar.machine.processes.child import Child, start_thread
 from locara_sidecar.models import worker
+from locara_sidecar.models.updates import not_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +55,8 @@ class WorkerProcess:
     """What it was started from; None if that was not there."""
     after: Program | None = None
     """What a process would be started from now that it has failed; known after :meth:`looked`."""
+    replaced = False
+    """Whether an update has replaced files since it was started; known after :meth:`looked`."""
 
     def __init__(
         self,
@@ -93,7 +98,7 @@ class WorkerProcess:
         return self._outcome
 
     async def looked(self) -> None:
-        """Wait until :attr:`after` is known, which takes some seconds while an update replaces the folder."""
+        """Wait until :attr:`after` and :attr:`replaced` are known: some seconds while an update replaces the folder."""
         await self._looked.wait()
 
     # --- on the event loop --------------------------------------------------------------------
@@ -120,6 +125,7 @@ class WorkerProcess:
 
     def _live(self) -> None:
         outcome: worker.WorkerResult | Exception
+        began = time.time()
         try:
             self.before = program.find()  # waits if an update is just replacing it
             outcome = self._run()
@@ -130,6 +136,7 @@ class WorkerProcess:
             self._end(self._popen)
         self._post(self._gone.set)
         if isinstance(outcome, Exception):
+            self.replaced = own_files.settled_since(began)
             self.after = program.find()
         self._post(self._looked.set)
 
@@ -146,7 +153,7 @@ class WorkerProcess:
                 start_new_session=True,
             )
         except (FileNotFoundError, PermissionError) as error:
-            raise worker.not_ours("it could not be started") from error
+            raise not_ours("it could not be started") from error
         self._popen = popen
         self._child.started(popen)
         assert popen.stdin is not None
@@ -179,7 +186,7 @@ class WorkerProcess:
         self._child.wait()
         self._child.reap()
         if silent and self._child.status == _NOT_IMPORTED:
-            raise worker.not_ours("it could not be started")
+            raise not_ours("it could not be started")
         raise RuntimeError(f"the model's worker ended without giving a reason (status {self._child.status})")
 
     def _end(self, popen: subprocess.Popen[bytes]) -> None:

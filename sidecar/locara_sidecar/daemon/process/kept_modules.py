@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from locara_sidecar.daemon.engine_host import program
-from locara_sidecar.machine import bundle
+from locara_sidecar.machine import bundle, own_files
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -91,15 +91,16 @@ def run(main: Callable[[], Awaitable[None]], has_begun: Callable[[], bool]) -> N
             load(name)
     try:
         anyio.run(main)
-    except (ImportError, OSError):
-        if has_begun():
+    except (ImportError, OSError, LookupError) as error:  # the last is anyio's, for a module that cannot be imported
+        if has_begun() or (isinstance(error, LookupError) and not own_files.is_of_ours(error)):
             raise
         load("anyio._backends._asyncio")  # anyio could not
         anyio.run(main)
 
 
 def load(name: str) -> None:
-    """Import a module; retry once if its file, or that of a module that it imports, was renamed during the import.
+    """Import a module; again if its file, or that of a module that it imports, was renamed during the import, and once
+    an update has stopped putting files into the folder.
 
     :raises ImportError: or OSError, if the second attempt fails too.
     """
@@ -107,6 +108,7 @@ def load(name: str) -> None:
         importlib.import_module(name)
     except (ImportError, OSError):
         program.find()
+        own_files.settle()
         importlib.invalidate_caches()
         importlib.import_module(name)
 

@@ -11,6 +11,7 @@ from locara_protocol import jsonrpc
 from locara_protocol.errors import RpcError
 from locara_protocol.methods import METHODS
 from locara_sidecar.daemon.wire.off_loop import NO_THREAD
+from locara_sidecar.machine import own_files
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -177,7 +178,7 @@ def unexpected(method: str, error: Exception) -> RpcError:
     if number in _NO_FILE and known is not None and "StorageError" in known.errors:
         name = errno.errorcode[number]
         return RpcError("StorageError", f"The sidecar cannot open any more files ({name}).", errno=name)
-    if isinstance(error, ImportError):
+    if own_files.is_of_ours(error):
         text = "The sidecar's own files are gone or of another version, perhaps by an update. Restart the sidecar."
         return _files_gone(text, () if known is None else known.errors)
     if (

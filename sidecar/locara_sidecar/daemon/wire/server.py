@@ -29,6 +29,8 @@ log = logging.getLogger("locara.server")
 
 _CANCELLING = frozenset({"$/cancelRequest", "$/cancel_request", "notifications/cancelled"})
 
+_WITHOUT_WORK = frozenset({"initialize", "ping", "shutdown"})
+
 
 class Admission(Protocol):
     """Decides which requests the session accepts."""
@@ -107,6 +109,7 @@ class Server:
         self._rest: Iterator[None] | None = None
         self._at_disk = False
         self._kept: dict[str, Any] = {}
+        self._failure: Exception | None = None
 
     @property
     def busy(self) -> bool:
@@ -114,6 +117,10 @@ class Server:
         finished. Meanwhile the loop is free for the calls accepted before.
         """
         return self._at_disk or self._rest is not None or self._is_full()
+
+    def refuse_work(self, failure: Exception) -> None:
+        """From now on answer every request with this failure, except those that open and end a session."""
+        self._failure = failure
 
     def handle_line(self, line: bytes) -> None:
         """Handle one line of the wire, without its line ending. Never raises."""
@@ -181,6 +188,8 @@ class Server:
             self._session.admit(method)
             if method is None:
                 raise RpcError("MethodNotFound", "There is no method with this name.")
+            if self._failure is not None and method.name not in _WITHOUT_WORK:
+                raise self._failure
             if batch is not None:
                 batch.require_room(method)
             self._open_channel(call, method, request.params)

@@ -15,8 +15,10 @@ import msgspec
 from locara_protocol.errors import RpcError
 from locara_sidecar.ipc.errors import wrong_with
 from locara_sidecar.ipc.folder_question import Answer, Question
+from locara_sidecar.machine import own_files
 from locara_sidecar.machine.processes import child_environment, interpreter
 from locara_sidecar.machine.processes.scratch import Scratch
+from locara_sidecar.models.updates import not_ours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +40,8 @@ def require(engines: Sequence[str], entry: Entry, folder: Path) -> None:
     or none that starts here, nothing is checked.
 
     :raises RpcError: ModelIncomplete or IntegrityError naming the file; EngineUnavailable for a family or a scheduler
-        that the engine does not support, listing those that it does.
+        that the engine does not support, listing those that it does; StorageError with the reason ``updated`` if an
+        update has taken the engine's files away.
     """
     first: Answer | None = None
     for engine in engines:
@@ -63,13 +66,19 @@ def _asked(engine: str, entry: Entry, folder: Path) -> Answer:
         height=entry.defaults.height,
         scratch=scratch.path,
     )
-    process = subprocess.Popen(
-        interpreter.code(_BOOT),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=child_environment.of_engine(),
-    )
+    try:
+        process = subprocess.Popen(
+            interpreter.code(_BOOT),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=child_environment.of_engine(),
+        )
+    except OSError as error:
+        scratch.discard()
+        if own_files.is_of_ours(error):
+            raise not_ours(f"the {engine} engine could not be started") from error
+        raise
     try:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -86,6 +95,8 @@ def _asked(engine: str, entry: Entry, folder: Path) -> Answer:
             if pipe is not None:
                 pipe.close()
         scratch.discard()
+    if not line and own_files.are_replaced():
+        raise not_ours(f"the {engine} engine's process ended")
     if not line:
         message = f"The {engine} engine's process ended while it opened the model."
         return Answer(kind="IntegrityError", message=message, data={"files": []})
