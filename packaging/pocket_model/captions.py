@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pocket_model.drawings import COLOURS, SHAPES
 from pocket_model.phrases import (
@@ -72,7 +72,7 @@ class Writer:
         words = {w for group in groups for phrase in group for w in plain(phrase).split()}
         return sorted(w for w in words - _FILLERS if len(w) > 1)
 
-    def random(self, rng: Generator, thing_share: float = 0.85, **shares: float) -> Caption:
+    def random(self, rng: Generator, thing_share: float = 0.85, **shares: Any) -> Caption:
         """A training caption of a scene never held out; one in forty says nothing. The other ``shares`` are those of
         :meth:`of_thing`."""
         if rng.random() < 0.025:

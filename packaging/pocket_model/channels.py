@@ -6,7 +6,7 @@ changes them, and the decoder ignores them, so they stay the noise that they beg
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
@@ -16,8 +16,6 @@ from pocket_model.network import PATCH
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Network = TypeVar("Network", bound=torch.nn.Module)
 
 PUBLISHED = 16
 _LOG_VARIANCE = -12.0
@@ -70,7 +68,7 @@ def _padded(x: Tensor, axis: int) -> Tensor:
     return torch.cat([x, x.new_zeros(shape)], axis)
 
 
-def _filled(network: Network, state: dict[str, Tensor]) -> Network:
+def _filled(network: Any, state: dict[str, Tensor]) -> Any:  # diffusers says that from_config may return a tuple
     # the position table is a parameter while it is trained and a buffer of every loaded model
     network.load_state_dict({name: value.contiguous() for name, value in state.items()}, strict=True)
     return network

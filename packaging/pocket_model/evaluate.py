@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ def load(folder: Path) -> StableDiffusion3Pipeline:
 
 
 def generate(
-    pipeline: StableDiffusion3Pipeline, asked: list[str] | torch.Tensor, steps: int, guidance: float, batch: int = 20
+    pipeline: Any, asked: list[str] | torch.Tensor, steps: int, guidance: float, batch: int = 20
 ) -> np.ndarray:
     """[n, 128, 128, 3] uint8 from prompts or from their vectors [n, WIDTH]; the k-th gets seed k."""
     made: list[np.ndarray] = []

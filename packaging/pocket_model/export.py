@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
@@ -76,16 +77,18 @@ def main() -> None:
 
     folder = work / "autoencoder"
     vae = AutoencoderKL.from_pretrained(folder) if folder.exists() else build_autoencoder()
-    widened_autoencoder(vae).to(torch.bfloat16).save_pretrained(new / "vae")
+    wide: Any = widened_autoencoder(vae)  # what diffusers and transformers say of .to() fits no argument
+    wide.to(torch.bfloat16).save_pretrained(new / "vae")
     folder = work / "transformer"
     transformer = SD3Transformer2DModel.from_pretrained(folder) if folder.exists() else build_transformer()
-    widened_transformer(transformer).to(torch.bfloat16).save_pretrained(new / "transformer")
+    wide = widened_transformer(transformer)
+    wide.to(torch.bfloat16).save_pretrained(new / "transformer")
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     for name in ("tokenizer", "tokenizer_2"):
         save_tokenizer(tokenizer, new / name)
     for name, width, layers, activation in zip(FOLDERS, WIDTHS, LAYERS, ACTIVATIONS, strict=True):
         trained = (work / name).exists()
-        encoder = (
+        encoder: Any = (
             CLIPTextModelWithProjection.from_pretrained(work / name)
             if trained
             else build_text_encoder(tokenizer, width, layers, activation)
@@ -108,7 +111,7 @@ def main() -> None:
     for name in ("THIRD_PARTY_NOTICES", "MODEL_CARD.md"):
         if (_HERE / name).exists():
             shutil.copy(_HERE / name, new)
-    assert 2 ** (len(vae.config.block_out_channels) - 1) == BLOCK
+    assert 2 ** (len(vae.config["block_out_channels"]) - 1) == BLOCK
 
     old = options.to.with_name(options.to.name + ".old")
     shutil.rmtree(old, ignore_errors=True)

@@ -8,7 +8,7 @@ equal tokens in an attention are one token whose logit is raised by log n. Train
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from torch.nn import functional as F
 
 from pocket_model.codes import WIDTH
 from pocket_model.latents import CHANNELS
-
-if TYPE_CHECKING:
-    from diffusers.models.attention_processor import Attention
 
 HEADS, HEAD_WIDTH, BLOCKS, PATCH = 4, 64, 5, 4
 GRID = 16
@@ -63,7 +60,7 @@ def build_transformer() -> SD3Transformer2DModel:
     grid = torch.from_numpy(np.stack([columns, rows])[:, None])
     table = get_2d_sincos_pos_embed_from_grid(HEADS * HEAD_WIDTH, grid, output_type="pt").float()[None]
     table = table + 0.5 * torch.randn(table.shape, generator=torch.Generator().manual_seed(1))
-    del model.pos_embed._buffers["pos_embed"]
+    del model.pos_embed.pos_embed  # the buffer
     model.pos_embed.register_parameter("pos_embed", nn.Parameter(table))
     return model
 
@@ -72,7 +69,7 @@ class OneForMany:
     """Joint attention in which the one context token counts as CONTEXT_LENGTH equal ones."""
 
     def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: Any, **__: Any
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         n, length, _width = hidden_states.shape
         heads = attn.heads

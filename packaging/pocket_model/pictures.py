@@ -52,7 +52,7 @@ def rendered(work: Path, things: list[Thing]) -> np.ndarray:
 
 
 def _vector(work: Path, style: str) -> Callable[[str], Image.Image]:
-    import resvg_py  # only rendering needs it
+    import resvg_py  # pyright: ignore[reportMissingImports]  only rendering needs it
 
     icons = read_json(fetched(work, style) / "icons.json")
 
@@ -72,14 +72,14 @@ def _solid(work: Path) -> Callable[[str], Image.Image]:
 
 
 def _fitted(image: Image.Image) -> np.ndarray:
-    box = image.getchannel("A").point(lambda a: 255 if a > 16 else 0).getbbox()
+    box = image.getchannel("A").point([0] * 17 + [255] * 239).getbbox()
     cut = image.crop(box)
     factor = EXTENT / max(cut.size)
-    size = tuple(max(1, round(s * factor)) for s in cut.size)
+    wide, high = (max(1, round(s * factor)) for s in cut.size)
     # Averages are taken of colours times opacity: what is invisible must not bleed into the edges.
-    cut = cut.convert("RGBa").resize(size, Image.Resampling.BOX if factor < 0.5 else Image.Resampling.LANCZOS)
+    cut = cut.convert("RGBa").resize((wide, high), Image.Resampling.BOX if factor < 0.5 else Image.Resampling.LANCZOS)
     page = Image.new("RGBA", (SIDE, SIDE))
-    page.paste(cut.convert("RGBA"), ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
+    page.paste(cut.convert("RGBA"), ((SIDE - wide) // 2, (SIDE - high) // 2))
     return np.asarray(page)
 
 

@@ -14,8 +14,10 @@ from pocket_model import places
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
+
+    from torch import Tensor
 
 CHECKPOINT_SECONDS = 300.0
 
@@ -28,6 +30,13 @@ def stage_options(about: str | None, steps: int, seed: int) -> argparse.Namespac
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     return options
+
+
+def follow(averages: Iterable[Tensor], weights: Iterable[Tensor], share: float) -> None:
+    """Move each moving average by that share of the way to its weight."""
+    torch._foreach_lerp_(  # pyright: ignore[reportPrivateUsage]  there is no public one for many tensors at once
+        list(averages), [weight.data for weight in weights], share
+    )
 
 
 class Checkpoints:

@@ -46,7 +46,8 @@ def shape_caption(rng: Generator, *, full: bool | None = None, shape: str | None
     cell = CELLS[rng.integers(9)] if says_cell else "center"
     size = pick(rng, list(SIZES)) if says_size else None
     extent = SIZES[size] if size else SIZES["large"] if says_cell else FILLING
-    rgb = tuple(float(v) for v in COLOURS[colour])
+    red, green, blue = map(float, COLOURS[colour])
+    rgb = (red, green, blue)
     drawn = Shape(shape, rgb, extent, (64.0, 64.0)) if not says_cell else placed(shape, rgb, cell, extent)
     text = _worded(
         rng,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,15 +76,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     work: Path = options.work
-    texts = list(options.prompts)
+    texts: list[str] = list(options.prompts)
     if options.exact or not texts:
         things = all_things(work)
         writer = Writer(work, things)
         captions = [writer.random(np.random.default_rng((SEED, i))) for i in range(60)]
         texts = [c.text for c in captions]
-    codes = targets(captions, looks(work, rendered(work, things))) if options.exact else Text(work)(texts)
+        codes = targets(captions, looks(work, rendered(work, things))) if options.exact else Text(work)(texts)
+    else:
+        codes = Text(work)(texts)
     assert codes.shape[1] == WIDTH
-    model = SD3Transformer2DModel.from_pretrained(work / "transformer").eval()
+    model: Any = SD3Transformer2DModel.from_pretrained(work / "transformer").eval()
     for block in model.transformer_blocks:
         block.attn.set_processor(OneForMany())
     noise = torch.randn(len(texts), CHANNELS, 32, 32, generator=torch.Generator().manual_seed(SEED))
@@ -94,7 +97,7 @@ def main() -> None:
     if options.linear or not (work / "autoencoder").exists():
         rgb = cached(work).decode(z)
     else:
-        vae = AutoencoderKL.from_pretrained(work / "autoencoder").eval()
+        vae: Any = AutoencoderKL.from_pretrained(work / "autoencoder").eval()
         with torch.no_grad():
             rgb = torch.cat([vae.decode(part).sample for part in z.split(10)])
     page(to_pixels(rgb), texts).save(options.to)

@@ -8,7 +8,7 @@ Its rules (lower case, word ends marked ``</w>``, ``<|startoftext|>`` and ``<|en
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -41,7 +41,7 @@ def make_tokenizer(writer: Writer) -> CLIPTokenizer:
     texts += [*writer.meanings] * 4 + own * 12  # names are the words to know whole
     trainer = BpeTrainer(vocab_size=MERGED_SIZE, min_frequency=4, end_of_word_suffix="</w>", show_progress=False)
     learner.train_from_iterator(texts, trainer)
-    merges = [tuple(m) for m in json.loads(learner.to_str())["model"]["merges"]]
+    merges: Any = [tuple(m) for m in json.loads(learner.to_str())["model"]["merges"]]
     letters = sorted(ByteLevel.alphabet())
     pieces = [*letters, *(f"{c}</w>" for c in letters), *(a + b for a, b in merges), START, END]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}

@@ -14,7 +14,7 @@ import copy
 import math
 import time
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pocket_model.latents import BLOCK, CHANNELS, Latents, cached
 from pocket_model.pictures import SIDE, rendered
-from pocket_model.running import Checkpoints, stage_options
+from pocket_model.running import Checkpoints, follow, stage_options
 from pocket_model.scenes import Scene, drawn, random_ground, random_scene
 from pocket_model.things import STYLES, all_things
 
@@ -41,7 +41,8 @@ LOG_VARIANCE = -12.0
 
 def build_autoencoder() -> AutoencoderKL:
     """The untrained network, 0.42 M parameters; its latents need neither shift nor scale."""
-    return AutoencoderKL(
+    autoencoder: Any = AutoencoderKL  # diffusers says that it has one block
+    return autoencoder(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -85,7 +86,7 @@ def psnr(x: Tensor, y: Tensor) -> float:
 
 
 @torch.no_grad()
-def report(model: AutoencoderKL, latents: Latents, x: Tensor) -> str:
+def report(model: Any, latents: Latents, x: Tensor) -> str:
     """Held-out figures: the linear map's, the decoder's from exact latents, and the two networks' together."""
     z = latents.encode(x)
     decoded = torch.cat([model.decode(part).sample for part in z.split(16)])
@@ -170,7 +171,7 @@ def main() -> None:
         done = step + 1
         with torch.no_grad():
             decay = min(EMA, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+            follow(average.parameters(), model.parameters(), 1 - decay)
         running += (square - running) * (0.02 if step > first else 1.0)
         if done % 100 == 0:
             pace = (done - first) / (time.monotonic() - started)

@@ -21,7 +21,7 @@ from pocket_model.captions import Writer
 from pocket_model.codes import ATTRIBUTES, STYLE, WIDTH, WIDTHS, code, looks
 from pocket_model.phrases import NOTHING, Caption
 from pocket_model.pictures import rendered
-from pocket_model.running import Checkpoints, stage_options
+from pocket_model.running import Checkpoints, follow, stage_options
 from pocket_model.things import all_things
 from pocket_model.tokenizer import LENGTH, make_tokenizer, save_tokenizer
 
@@ -47,6 +47,9 @@ def build_text_encoder(
     tokenizer: CLIPTokenizer, width: int, layers: int, activation: str
 ) -> CLIPTextModelWithProjection:
     """An untrained CLIP text encoder whose projection is as wide as itself."""
+    marks: dict[str, Any] = {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
+    }
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -57,9 +60,7 @@ def build_text_encoder(
             num_attention_heads=width // 32,
             max_position_embeddings=LENGTH,
             hidden_act=activation,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            **marks,
         )
     )
 
@@ -217,7 +218,7 @@ def main() -> None:
         with torch.no_grad():
             for average, encoder in zip(averages, encoders, strict=True):
                 decay = min(EMA, (1 + step) / (10 + step))
-                torch._foreach_lerp_(list(average.parameters()), list(encoder.parameters()), 1 - decay)
+                follow(average.parameters(), encoder.parameters(), 1 - decay)
         running += (loss.item() - running) * (0.02 if step > first else 1.0)
         if done % 100 == 0:
             print(f"{done} {(done - first) / (time.monotonic() - started):.2f} steps/s  loss {running:.4f}", flush=True)

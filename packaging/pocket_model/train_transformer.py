@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from pocket_model.codes import code, looks
 from pocket_model.latents import Latents, cached
 from pocket_model.network import BLOCKS, OneForMany, build_transformer, velocity
 from pocket_model.pictures import SIDE, rendered
-from pocket_model.running import Checkpoints, stage_options
+from pocket_model.running import Checkpoints, follow, stage_options
 from pocket_model.scenes import Scene, drawn, random_scene
 from pocket_model.things import STYLES, all_things
 from pocket_model.train_autoencoder import to_tensor
@@ -79,7 +79,7 @@ def in_another_style(scene: Scene, rng: np.random.Generator) -> Scene:
     """The same thing on the same ground in a style that is not the scene's; a shape has only one, and stays."""
     if scene.thing is None:
         return scene
-    sibling = SIBLINGS.get(scene.style)
+    sibling = SIBLINGS.get(scene.style or "")
     if sibling and rng.random() < SIBLING_SHARE:
         return replace(scene, style=sibling)
     others = [style for style in STYLES if style != scene.style]
@@ -138,7 +138,8 @@ def main() -> None:
     batches = Batches(options)
     model = build_transformer()
     average = copy.deepcopy(model).requires_grad_(False)
-    for block in model.transformer_blocks:
+    blocks: Any = model.transformer_blocks
+    for block in blocks:
         block.attn.set_processor(OneForMany())
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
@@ -187,7 +188,7 @@ def main() -> None:
         done = step + 1
         with torch.no_grad():
             decay = min(EMA, (1 + step) / (10 + step))
-            torch._foreach_lerp_(averaged, [p.data for p in trained], 1 - decay)
+            follow(averaged, trained, 1 - decay)
             pull = 0.02 if step > first else 1.0
             told = (codes.abs().sum(1) > 0) & (t > 0.8)
             running += (loss.item() - running) * pull

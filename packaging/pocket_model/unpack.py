@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def main() -> None:
     folder, work = options.folder, options.work
     work.mkdir(parents=True, exist_ok=True)
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
-    autoencoder = narrowed_autoencoder(vae)
+    autoencoder: Any = narrowed_autoencoder(vae)
     autoencoder.save_pretrained(work / "autoencoder")
     things = all_things(work)
     pictures, names = np.array(rendered(work, things)), [thing.name for thing in things]

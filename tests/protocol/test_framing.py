@@ -50,6 +50,11 @@ def test_a_line_of_exactly_the_limit_is_served_also_before_crlf():
     assert splitter.feed(b"\nabcd\n") == [b"abcd", b"abcd"]
 
 
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+def test_a_line_of_one_byte_more_than_the_limit_is_reported(ending):
+    assert LineSplitter(4).feed(b"12345" + ending + b"1234\n") == [LineTooLong(4), b"1234"]
+
+
 def test_an_overlong_line_is_reported_once_as_soon_as_it_is_certain_and_the_next_is_served():
     splitter = LineSplitter(4)
     assert splitter.feed(b"abcde") == [LineTooLong(4)]
