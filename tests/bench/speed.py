@@ -15,20 +15,19 @@ steps, from which those of the speeds were chosen.
 from __future__ import annotations
 
 import argparse
-import importlib
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
 
 from bench.quality import FIXTURES, PROMPTS, Control, found, job_for
 from locara_sidecar.engine.drawing.speeds import SPEEDS, Pattern
-from locara_sidecar.engine.runtime import ImageEvent, PhaseEvent, StepEvent
+from locara_sidecar.engine.runtime import ImageEvent, PhaseEvent, StepEvent, create
 from locara_sidecar.models import catalogue
 from pocket_model.evaluate import mark_shape, shape_captions
 from pocket_model.shape_judge import Score
@@ -58,8 +57,7 @@ class Timed:
     """
 
     def __init__(self, engine: str, scratch: str) -> None:
-        runtime = importlib.import_module(f"locara_sidecar.engine.{engine}_engine.runtime")
-        self._runtime: StagedRuntime = runtime.create(scratch)
+        self._runtime = cast("StagedRuntime", create(engine, scratch, {}))
         self._hooked: Any = None
         self._computed = 0
         if engine == "mlx":

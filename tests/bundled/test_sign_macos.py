@@ -131,5 +131,5 @@ def test_room_for_a_signature_is_seen(tmp_path):
 
 def test_a_folder_for_another_system_is_refused(tmp_path):
     (tmp_path / "python3.13").write_bytes(b"\x7fELF" + bytes(60))
-    with pytest.raises(RuntimeError, match="no program of macOS"):
+    with pytest.raises(RuntimeError, match="no program for macOS"):
         sign_macos.signing(tmp_path, "X", sandboxed=False)

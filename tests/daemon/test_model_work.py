@@ -13,6 +13,7 @@ import pytest
 from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import DownloadProgress
 from locara_sidecar.daemon.model_methods import model_work, worker_process
+from locara_sidecar.machine import own_files
 from locara_sidecar.models import worker
 from support.model_store import entry_for
 
@@ -171,7 +172,7 @@ def test_what_a_worker_could_not_do_in_files_that_were_just_replaced_is_repeated
 ):
     """In a folder whose own place an update has not changed, as one that copies file by file."""
     first = prefix.with_name("first")
-    monkeypatch.setattr(model_work.own_files, "settled_since", lambda _: True)
+    monkeypatch.setattr(own_files, "settled_since", lambda _: True)
     scripted(
         f"if {not again} or not os.path.exists({str(first)!r}):\n    open({str(first)!r}, 'w').close(); os._exit(3)\n"
         "os.write(1, LAST)"

@@ -321,7 +321,7 @@ def test_the_daemon_knows_at_its_start_what_it_was_started_in(monkeypatch, given
     monkeypatch.setattr(app_sandbox, "given", lambda: given)
     told = system.sandbox(system.EngineFacts(None, None, None, None))
     assert (told.kind, told.enforced) == (kind, False)
-    assert ("no narrower one" in told.reason) is (given is not None)
+    assert ("cannot enter a narrower one" in told.reason) is (given is not None)
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="asks what other systems say")

@@ -49,11 +49,11 @@ def computed_once(denoiser: nn.Module) -> Generator[None]:
 
     diffusers' loops pass the same tensor to every step. It must not be modified meanwhile.
     """
-    embedder = getattr(denoiser, "context_embedder", None)
+    embedder: Any = getattr(denoiser, "context_embedder", None)
     if embedder is None:
         yield
         return
-    before = vars(embedder).get("forward")
+    before: Any = vars(embedder).get("forward")
     embedder.forward = _Last(embedder.forward)
     try:
         yield
