@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -53,7 +53,8 @@ def computed_once(denoiser: nn.Module) -> Generator[None]:
     if embedder is None:
         yield
         return
-    before: Any = vars(embedder).get("forward")
+    own = cast("dict[str, Any]", vars(embedder))
+    before = own.get("forward")
     embedder.forward = _Last(embedder.forward)
     try:
         yield
