@@ -120,17 +120,21 @@ class Ledger:
         if copied:
             self._count.copies[why] += moved
 
-    def _extra(self, why: str, size: float, dtype: mx.Dtype) -> None:
+    def _extra(self, why: str, size: float, dtype: mx.Dtype, *, copied: bool = False) -> None:
         self._count.bytes[why] += int(size)
         self._count.types[_type(dtype)] += int(size)
+        if copied:
+            self._count.copies[why] += int(size)
+
+    def _written(self, why: str, name: str) -> None:
+        """``name`` is written to memory that is not counted as an output, or to a part of one that is written twice."""
+        array = self._arrays[name]
+        self._extra(why, math.prod(array.shape) * array.dtype.size, array.dtype, copied=True)
 
     def _copy(self, node: Node, name: str) -> None:
         """``name`` is made contiguous before the node's kernel reads it."""
         self._pay(f"Copy for {node.kind}", [name], [], copied=True)
-        array = self._arrays[name]
-        size = math.prod(array.shape) * array.dtype.size
-        self._extra(f"Copy for {node.kind}", size, array.dtype)
-        self._count.copies[f"Copy for {node.kind}"] += size
+        self._written(f"Copy for {node.kind}", name)
 
     def _view(self, name: str, of: str, strides: tuple[int, ...]) -> None:
         self._arrays[name].strides = strides
@@ -245,12 +249,15 @@ class Ledger:
         self._pay("Concatenate", node.inputs, node.outputs, kernels=len(node.inputs), copied=True)
 
     def _sliceupdate(self, node: Node) -> None:
-        self._pay("SliceUpdate", [node.inputs[0], node.inputs[1]], node.outputs, kernels=2, copied=True)
+        """The array is copied first, and then the part is written to. MLX skips the copy if nothing else holds the
+        array's memory, which is not modelled: in ``a[...] += b``, the kernel that has read ``a`` holds it."""
+        self._pay("SliceUpdate", node.inputs[:2], node.outputs, kernels=2, copied=True)
+        self._written("SliceUpdate", node.inputs[1])
 
     def _pad(self, node: Node) -> None:
         """The result is filled first, and then written to."""
         self._pay("Pad", node.inputs[:1], node.outputs, kernels=2, copied=True)
-        self._extra("Pad", self._arrays[node.inputs[0]].bytes, self._arrays[node.inputs[0]].dtype)
+        self._written("Pad", node.inputs[0])
 
     def _gather(self, node: Node) -> None:
         """Only the requested rows are read."""

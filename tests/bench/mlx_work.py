@@ -23,7 +23,7 @@ import mlx.core as mx
 
 from bench import graph_tracing as tracing  # before all that imports mlx.nn
 from bench.graph_tracing import stand_in
-from bench.peers import PEERS
+from bench.peers import COUNTED, PEERS, VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,19 +213,19 @@ FIGURES = {
     "kernels": (1, "{:,.0f}"),
     "bytes": (1e9, "{:.4g} GB"),
     "copies": (1e9, "{:.3g} GB"),
-    "float32": (0.01, "{:.0f} %"),
+    "float32": (0.01, "{:.2g} %"),
 }
 
 
 def table(counts: dict[str, tracing.Count]) -> list[str]:
     """Lines of a Markdown table: our figures and each peer's, followed by the ratio of ours to it in brackets."""
-    peers = ("mflux", "mlx-examples", "DiffusionKit")
-    lines = ["| | | ours | " + " | ".join(peers) + " |", "|" + "---|" * 6]
+    names = [f"{peer} {version} of {date}" for peer, (version, date) in VERSIONS.items()]
+    lines = ["| | | ours | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 3)]
     for case, count in counts.items():
         told = count.told()
         for figure, (unit, form) in FIGURES.items():
             cells: list[str] = []
-            for peer in peers:
+            for peer in VERSIONS:
                 theirs = PEERS.get(case, {}).get(peer, {}).get(figure)
                 ratio = f" ({told[figure] / theirs:.2f})" if theirs else ""
                 cells.append("–" if theirs is None else form.format(theirs / unit) + ratio)
@@ -250,6 +250,7 @@ def main() -> int:
         print(json.dumps({name: count.told() for name, count in counts.items()}))
         return 0
     print("\n".join(table(counts)))
+    print(f"\nThe peers were counted on {COUNTED}.")
     for name, count in counts.items() if options.kinds else ():
         print(f"\n{name}: {count.flops.total() / 1e12:.2f} TFLOP, {count.graphs} graphs")
         print("  kernels", dict(count.kernels.most_common()))

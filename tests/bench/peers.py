@@ -1,28 +1,39 @@
 """What three other programs give to Metal for the same work, as recorded figures: they do not run here.
 
-Counted in November 2026 with MLX 0.32's rules by the tool that ``mlx_work.py`` follows, recorded as ratios with two
-digits and converted back to numbers. mflux was 0.24; the versions of the other two are unknown.
+Their own code was built in its true configuration and counted with ``graph_tracing.counted``, by MLX 0.32's rules,
+whichever MLX the program itself asks for. ``README.md`` says how to repeat that.
 """
 
 from __future__ import annotations
 
-TABLE_OF_CLIP = 49408 * 768 * 2
-"""Bytes of CLIP-L's token embeddings in bfloat16. The peers were counted as if a lookup read all of them."""
+COUNTED = "2026-12-01"
+"""When these figures were counted."""
+
+VERSIONS: dict[str, tuple[str, str]] = {
+    "mflux": ("0.24.0", "2026-10-27"),
+    "mlx-examples": ("7ddca42", "2025-11-20"),
+    "DiffusionKit": ("0.5.2", "2024-12-06"),
+}
+"""Release, or commit of a repository without releases, and its date."""
 
 PEERS: dict[str, dict[str, dict[str, float]]] = {
     "flux.1-dev": {
-        "mflux": {"kernels": 3650, "bytes": 234e9, "copies": 49.1e9, "float32": 0.92},
-        "mlx-examples": {"kernels": 1900, "bytes": 70.5e9, "copies": 20.6e9, "float32": 0.0},
-        "DiffusionKit": {"kernels": 2130, "bytes": 106e9, "copies": 9.75e9, "float32": 0.49},
+        # its latent is in float32
+        "mflux": {"kernels": 3657, "bytes": 232.4e9, "copies": 49.14e9, "float32": 0.9256},
+        "mlx-examples": {"kernels": 1900, "bytes": 70.45e9, "copies": 20.52e9, "float32": 0.00044},
+        # cosines and sines from an earlier step, modulation computed ahead, and no guidance: it opens dev as schnell
+        "DiffusionKit": {"kernels": 2131, "bytes": 106.2e9, "copies": 9.741e9, "float32": 0.4917},
     },
-    "sdxl": {"mlx-examples": {"kernels": 2000, "bytes": 16.2e9}},
+    # with the step of its sampler; the network alone is 1985 kernels and 16.13 GB
+    "sdxl": {"mlx-examples": {"kernels": 2044, "bytes": 16.13e9}},
     "vae-decode": {
-        "mflux": {"kernels": 401, "bytes": 172e9},
-        "mlx-examples": {"kernels": 275, "bytes": 105e9},
-        "DiffusionKit": {"kernels": 272, "bytes": 104e9},
+        # of a latent in bfloat16, as for ours; from float32, in which mflux itself has it, 410 kernels and 186.8 GB
+        "mflux": {"kernels": 399, "bytes": 172.5e9},
+        "mlx-examples": {"kernels": 275, "bytes": 105.1e9},
+        "DiffusionKit": {"kernels": 273, "bytes": 104.0e9},
     },
     "clip-l": {
-        "mflux": {"kernels": 183, "bytes": 0.13e9 - TABLE_OF_CLIP},
-        "mlx-examples": {"kernels": 156, "bytes": 0.102e9 - TABLE_OF_CLIP},
+        "mflux": {"kernels": 183, "bytes": 0.05522e9},
+        "mlx-examples": {"kernels": 156, "bytes": 0.02643e9},
     },
 }

@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 from bench.metal_graph import Array, rows, viewed
-from bench.peers import PEERS
+from bench.peers import COUNTED, PEERS, VERSIONS
 
 TESTS = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])}
@@ -34,7 +35,14 @@ chain = mx.compile(lambda a: mx.exp(a) * 2 + 1)
 pair = mx.compile(lambda a, b: (a + b) @ b.T)
 own = lambda a: mx.fast.metal_kernel("own", ["a"], ["b"], "")(
     inputs=[a], grid=(1, 1, 1), threadgroup=(1, 1, 1), output_shapes=[(4,)], output_dtypes=[f32])[0]
+
+def replaced(a, part):
+    a[:16] = part
+    return a
+
 told = {
+    "a part replaced": counted(replaced, x, stand_in((16, 128), f32)),
+    "padded": counted(lambda a: mx.pad(a, [(0, 64), (0, 0)]), x),
     "views": counted(lambda a: a.T[:5].reshape(5, 8, 8), x),
     "copy": counted(lambda a: a.T.reshape(-1), x),
     "one of three": counted(chain, x),
@@ -69,6 +77,8 @@ def probes():
 X = 64 * 128 * 4
 
 KNOWN = {
+    "a part replaced": (2, 2 * X + 2 * X // 4, 2 * X + 2 * X // 4),
+    "padded": (2, 4 * X, 4 * X),
     "views": (0, 0, 0),
     "copy": (1, 2 * X, 2 * X),
     "one of three": (1, 2 * X, 0),
@@ -123,18 +133,32 @@ def test_an_array_knows_what_of_it_is_there():
 
 
 @pytest.mark.parametrize("how", [[], ["--plain"]])
-def test_the_engine_hands_over_less_than_any_peer_in_every_cell(how):
-    """If a peer has nothing in float32, our share also rounds to 0 with our own kernels: positions and the latent are
-    in float32. Without these kernels, queries and keys read the positions separately, and it rounds to 1 %."""
+def test_the_engine_hands_over_less_than_any_peer_in_every_cell_but_one(how):
+    """One cell is an exception: mlx-examples rounds FLUX's positions to bfloat16, and 0.04 % of its bytes are float32.
+    Ours stay in float32 as in diffusers: 0.5 % with our own kernels, 0.7 % without, when queries and keys read them
+    separately."""
     counts = run("-m", "bench.mlx_work", "--json", *how, *PEERS)
+    exception = {("flux.1-dev", "mlx-examples", "float32"): 0.0075 if how else 0.005}
     for case, peers in PEERS.items():
         for peer, theirs in peers.items():
             for figure, value in theirs.items():
-                assert counts[case][figure] < max(value, 0.01 if how else 0.005), (case, peer, figure)
+                cell = case, peer, figure
+                assert counts[case][figure] < exception.get(cell, value), cell
     assert counts["flux.1-dev"]["bytes"] < (41e9 if how else 32e9)
     assert counts["flux.1-dev"]["kernels"] == (1210 if how else 925)
     assert counts["flux.1-dev"]["graphs"] == 57
     assert counts["vae-decode"]["bytes"] < (81e9 if how else 62e9)
+
+
+def test_every_peer_is_shown_with_version_and_dates():
+    assert {peer for peers in PEERS.values() for peer in peers} == set(VERSIONS)
+    command = [sys.executable, "-m", "bench.mlx_work", "clip-l"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith(f"{COUNTED}.")
+    for peer, (version, released) in VERSIONS.items():
+        assert f"{peer} {version} of {released}" in done.stdout.splitlines()[0]
+        assert date.fromisoformat(released) < date.fromisoformat(COUNTED)
 
 
 def test_a_case_that_is_not_there_is_refused_with_those_that_are():
