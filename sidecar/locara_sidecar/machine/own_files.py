@@ -102,7 +102,7 @@ def start_anew(error: BaseException, stdin: int = 0, stdout: int = 1, passed: in
 
 
 def is_of_ours(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that a module or another file of ours could not be read."""
+    """Whether an error, or its cause, says that a module or another file of ours could not be read."""
     while error is not None:
         if isinstance(error, ImportError):
             return True
@@ -117,7 +117,7 @@ def _is_below(path: str) -> bool:
 
 
 def _changed(since: float) -> bool:
-    """Whether a folder of the bundle has changed since then, or what every bundle has is missing."""
+    """Whether a folder of the bundle has changed since then, or something that every bundle has is missing."""
     if not (os.path.exists(_FACTS) and os.path.isdir(_PYTHON)):
         return True
     latest = time.time() + _AHEAD

@@ -1,7 +1,7 @@
 """One process that runs ``models/worker.py``, as seen from the event loop.
 
 A thread starts it, reads from it and waits for its end: forking, waiting for a folder that an update is just replacing
-and ending take as long as disk and system please.
+and ending the process take as long as the disk and the system need.
 """
 
 from __future__ import annotations
