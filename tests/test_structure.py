@@ -61,13 +61,35 @@ def test_a_call_is_resolved_once_and_described_to_the_engine_in_one_place(name, 
     assert found == [place]
 
 
+def asks_the_gate(source):
+    """Whether the source imports ``authorize``, or the whole module with it."""
+    rules = "locara_sidecar.capability.authorize"
+    imported = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return not imported.isdisjoint({rules, f"{rules}.authorize"})
+
+
 def test_the_gate_is_asked_in_one_module():
     asking = [
         str(path.relative_to(SIDECAR))
         for path in sorted(SIDECAR.rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.ImportFrom)
-        and node.module == "locara_sidecar.capability.authorize"
-        and "authorize" in {alias.name for alias in node.names}
+        if asks_the_gate(path.read_text("utf-8"))
     ]
     assert asking == ["daemon/access/gate.py"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from locara_sidecar.capability.authorize import Grant, authorize as ask",
+        "from locara_sidecar.capability import authorize",
+        "import locara_sidecar.capability.authorize as rules",
+    ],
+)
+def test_whoever_asks_the_gate_is_noticed(line):
+    assert asks_the_gate(f"def f():\n    {line}\n")
+    assert not asks_the_gate("from locara_sidecar.capability.authorize import Grant\nimport os\n")

@@ -1,5 +1,6 @@
 """Picked files: the gate decides about each one, and only the picked file itself is read or replaced."""
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -316,6 +317,16 @@ def test_a_file_is_open_until_it_is_released_and_the_last_call_has_ended(photo: 
         with pytest.raises(ValueError, match="was released"):
             file.hold()
     assert descriptors() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="counts descriptors")
+def test_whatever_call_fails_no_picked_file_stays_open(photo: Path):
+    pick(photo, "read", counting := Faulty()).close()
+    for number in range(len(counting.calls)):
+        before = descriptors()
+        with contextlib.suppress(RpcError):
+            pick(photo, "read", Faulty(number)).close()
+        assert descriptors() == before, counting.calls[number]
 
 
 def test_an_error_names_the_parameter_of_the_call_and_never_the_folder(photo: Path):

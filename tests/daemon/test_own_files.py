@@ -2,13 +2,16 @@
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from locara_sidecar.cli.commands import serve
 from locara_sidecar.machine import own_files
 
 AGAIN = """
@@ -16,6 +19,7 @@ import os, sys
 from locara_sidecar.daemon.wire import stdio
 from locara_sidecar.machine import own_files
 root, mode = sys.argv[1:3]
+passed = int(sys.argv[3]) if mode == "passed" else None
 own_files._ROOT, own_files._PYTHON = root, os.path.join(root, "python")
 own_files._FACTS, own_files._IS_BUNDLE = os.path.join(root, "bundle.json"), mode != "elsewhere"
 own_files.QUIET = 0.1
@@ -25,10 +29,13 @@ with open(root + ".runs", "a") as file:
 if mode == "always" or os.path.getsize(root + ".runs") == 1:
     if mode != "alone":
         open(os.path.join(root, "python", "lib", mode + str(os.path.getsize(root + ".runs"))), "w").close()
-    own_files.start_anew(MemoryError() if mode == "memory" else ImportError("gone"), *fds)
+    if passed is not None:
+        from locara_sidecar.capability.descriptors import DescriptorSocket
+        claimed = DescriptorSocket(passed)  # from here on no child inherits it
+    own_files.start_anew(MemoryError() if mode == "memory" else ImportError("gone"), *fds, passed)
     print("no", file=sys.stderr)
     sys.exit(1)
-os.write(fds[1], os.read(fds[0], 100))
+os.write(fds[1], os.read(fds[0] if passed is None else passed, 100))
 assert own_files._COUNTER not in os.environ
 """
 
@@ -133,6 +140,42 @@ def test_a_process_that_an_update_kept_from_starting_starts_anew_with_all_that_i
     )
     assert folder.with_name("app.runs").read_text() == runs, done.stderr
     assert (done.stdout, done.returncode) == (said, 0 if said else 1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no descriptors are passed there")
+def test_a_process_that_starts_anew_keeps_the_socket_for_descriptors(folder):
+    time.sleep(0.15)
+    host, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with host, ours:
+        host.send(b"a datagram")
+        words = [sys.executable, "-c", AGAIN, folder, "passed", str(ours.fileno())]
+        done = subprocess.run(words, capture_output=True, check=False, pass_fds=[ours.fileno()])
+    assert folder.with_name("app.runs").read_text() == "xx", done.stderr
+    assert (done.stdout, done.returncode) == (b"a datagram", 0), done.stderr
+
+
+def test_a_daemon_that_starts_anew_says_which_descriptors_it_needs(monkeypatch):
+    given = []
+    monkeypatch.setattr(serve.stdio, "claim", lambda: (8, 9))
+    monkeypatch.setattr(serve, "_prepare", lambda *_: 2)
+    monkeypatch.setattr(own_files, "start_anew", lambda _, *fds: given.append(fds))
+
+    def moved():
+        raise FileNotFoundError
+
+    monkeypatch.setattr(own_files, "require_unmoved", moved)
+    monkeypatch.setattr(serve, "_complain", lambda _, status: status)
+    assert serve.run(SimpleNamespace(descriptors=7), 1) == 1
+    assert given == [(8, 9, 7)]
+
+
+@pytest.mark.parametrize(("hours", "noticed"), [(0, True), (-2, False)])
+def test_what_lies_far_in_the_future_was_not_changed_just_now(folder, monkeypatch, hours, noticed):
+    """The clock was set back since."""
+    CHANGES["added"](folder)
+    now = time.time() + 3600 * hours
+    monkeypatch.setattr(own_files.time, "time", lambda: now)
+    assert own_files.are_replaced(now - 10) is noticed
 
 
 def caused(cause):

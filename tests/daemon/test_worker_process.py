@@ -211,3 +211,22 @@ def test_no_descriptor_and_no_thread_is_left_however_it_ends(begin, code, monkey
 
     anyio.run(main)
     assert eventually(lambda: not [one for one in threading.enumerate() if one.name == "model-worker"])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("fails", ["reap", "ends_within"])
+def test_nobody_waits_forever_for_a_worker_that_cannot_be_ended(begin, popen, monkeypatch, fails):
+    def failing(*_):
+        raise MemoryError
+
+    async def main():
+        process = begin("os.write(1, LAST)")
+        with anyio.fail_after(20):
+            await process.result()
+            await process.looked()
+
+    monkeypatch.setattr(worker_process.Child, fails, failing)
+    try:
+        anyio.run(main)
+    finally:
+        popen.started[0].communicate()

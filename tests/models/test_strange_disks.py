@@ -152,6 +152,26 @@ def test_a_model_of_an_image_that_somebody_has_come_to_use_is_put_back(store, im
     assert list(store.incoming.iterdir()) == []
 
 
+@pytest.mark.parametrize("fails", ["rmdir", "sync_folder"])
+def test_a_model_that_was_put_back_is_kept_even_if_the_rest_fails(store, image, monkeypatch, fails):
+    """Its folder is closed by then: under its number another one may be open."""
+    marked, asked = store.marked, []
+
+    def used_meanwhile(*arguments):
+        asked.append(store.entry(image.key))
+        if len(asked) == 2:
+            monkeypatch.setattr(Path if fails == "rmdir" else disk, fails, failing)
+            return True
+        return marked(*arguments)
+
+    def failing(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(store, "marked", used_meanwhile)
+    assert collect.execute(store, collect.Plan([image], [], 0)).models == []
+    assert whole(store) == ["mine"]
+
+
 def test_a_model_of_an_image_is_not_put_back_over_one_that_was_installed_meanwhile(store, image, tmp_path, monkeypatch):
     marked, asked = store.marked, []
 

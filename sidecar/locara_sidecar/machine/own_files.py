@@ -17,6 +17,9 @@ BEGAN = time.time()
 QUIET = 0.3
 """Seconds without a change after which an update counts as done."""
 _PATIENCE = 5.0  # seconds that it may take
+_AHEAD = 60.0
+"""Seconds in the future from which a change was not made just now: the clock was set back, or an installer wrote the
+time of another time zone."""
 _LATE = 0.1  # seconds: a process is as old when it gets here, and a file system's clock is a little behind
 _MOST_STARTS = 4
 _GONE = (FileNotFoundError, NotADirectoryError, PermissionError)
@@ -71,12 +74,13 @@ def settled_since(since: float) -> bool:
     return True
 
 
-def start_anew(error: BaseException, stdin: int = 0, stdout: int = 1) -> None:
+def start_anew(error: BaseException, stdin: int = 0, stdout: int = 1, passed: int | None = None) -> None:
     """Replace this process by a new one with the same arguments, if an update may be why it could not start; else
     return. Waits for the update to be done. Nothing may have been read from stdin yet.
 
     :param error: why it could not start.
     :param stdin: and ``stdout``: the host's, if they were moved.
+    :param passed: a descriptor that the arguments name, which the new process needs, too.
     """
     if sys.platform == "win32":
         return  # a new process would have another id
@@ -85,6 +89,8 @@ def start_anew(error: BaseException, stdin: int = 0, stdout: int = 1) -> None:
     settle()
     os.environ[_COUNTER] = "x" * (_starts + 1)
     with contextlib.suppress(OSError):
+        if passed is not None:
+            os.set_inheritable(passed, True)
         for fd, taken in ((stdin, 0), (stdout, 1)):
             if fd != taken:
                 os.dup2(fd, taken)
@@ -96,7 +102,7 @@ def start_anew(error: BaseException, stdin: int = 0, stdout: int = 1) -> None:
 
 
 def is_of_ours(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that a module or another file of ours could not be read."""
+    """Whether an error, or its cause, says that a module or another file of ours could not be read."""
     while error is not None:
         if isinstance(error, ImportError):
             return True
@@ -111,15 +117,16 @@ def _is_below(path: str) -> bool:
 
 
 def _changed(since: float) -> bool:
-    """Whether a folder of the bundle has changed since then, or what every bundle has is missing."""
+    """Whether a folder of the bundle has changed since then, or something that every bundle has is missing."""
     if not (os.path.exists(_FACTS) and os.path.isdir(_PYTHON)):
         return True
+    latest = time.time() + _AHEAD
     waiting = [_ROOT]
     while waiting:
         folder = waiting.pop()
         try:
             found = os.stat(folder)
-            if (found.st_mtime if sys.platform == "win32" else found.st_ctime) >= since:
+            if since <= (found.st_mtime if sys.platform == "win32" else found.st_ctime) <= latest:
                 return True
             with os.scandir(folder) as entries:
                 waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]

@@ -1,4 +1,4 @@
-"""What is reported when an update has taken away what works on models."""
+"""The error for a worker whose files an update has replaced or removed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from locara_protocol.errors import RpcError
 
 
 def not_ours(what: str) -> RpcError:
-    """An update has replaced or removed the sidecar's own files, from which a process was to be started.
+    """Build the error for a worker that an update keeps from starting or from working.
 
-    :param what: what is wrong with this process, as a clause.
+    :param what: what is wrong with this worker, as a clause.
     """
     text = "The sidecar's own files were replaced or removed, so the process that works on models cannot be used"
     text += f" ({what}). Restart the sidecar."

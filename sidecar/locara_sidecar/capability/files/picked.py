@@ -193,7 +193,11 @@ def pick(
     if access == "read":
         with ReadableFolder(held, system=system) as opened:
             file = opened.open(name, PATH)
-        picked: PickedFile = PickedSource(name, file)
+        try:
+            picked: PickedFile = PickedSource(name, file)
+        except RpcError:
+            file.close()
+            raise
         highest = file.descriptor()
     else:
         check_extension(PATH, name, extensions)

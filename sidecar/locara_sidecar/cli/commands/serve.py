@@ -39,7 +39,7 @@ def _run(options: argparse.Namespace, parent: int) -> int:
 
         own_files.require_unmoved()
     except Exception as error:
-        own_files.start_anew(error, *descriptors)
+        own_files.start_anew(error, *descriptors, options.descriptors)
         raise
     if isinstance(prepared, int):
         return prepared

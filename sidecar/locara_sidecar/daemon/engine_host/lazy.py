@@ -106,13 +106,13 @@ class LazyEngine:
             client = await self._made_for(asked)
             if asked.cancelled:
                 raise failures.cancelled()
-            from locara_sidecar.daemon.engine_host.retold import Told  # imported with the client, in a thread
+            from locara_sidecar.daemon.engine_host import repeats  # imported with the client, in a thread
 
-            told = Told(on_event)
+            new = repeats.OnlyNew(on_event, repeats.point, (0, 0, 0.0))
             for left in reversed(range(_TRIES)):
                 began = time.time()
                 try:
-                    return await perform(client, told.tell)
+                    return await perform(client, new.report)
                 except RpcError as error:
                     if error.kind == "RequestCancelled":
                         raise
@@ -127,7 +127,7 @@ class LazyEngine:
                         updated = self._updated or await self._wait(asked, own_files.are_replaced)
                         raise (failures.after_update(error) if updated else error) from None
                     client.replace(error)
-                    told.again()
+                    new.repeat()
         finally:
             del self._asked[job]
         raise AssertionError("the last attempt returns or raises")
@@ -196,7 +196,7 @@ class LazyEngine:
 
 
 def _import_client() -> None:
-    for name in ("client", "retold"):
+    for name in ("client", "repeats"):
         importlib.import_module(f"locara_sidecar.daemon.engine_host.{name}")
 
 

@@ -12,6 +12,7 @@ import msgspec
 from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import DownloadPhase
 from locara_sidecar.daemon.engine_host import program
+from locara_sidecar.daemon.engine_host.repeats import OnlyNew
 from locara_sidecar.daemon.model_methods.worker_process import WorkerProcess
 from locara_sidecar.machine.processes import interpreter
 from locara_sidecar.models.updates import not_ours
@@ -64,9 +65,9 @@ async def run_for_user(work: worker.WorkerRequest, tell: Callable[[DownloadProgr
     :raises RuntimeError: if the process dies without a report.
     :raises OSError: if the system refuses a thread or a process.
     """
-    told = _Told(tell)
+    new = OnlyNew(tell, lambda progress: (_PHASES.index(progress.phase), progress.bytes), (0, -1))
     for left in reversed(range(_TRIES)):
-        process = WorkerProcess(_argv, work, told.tell)
+        process = WorkerProcess(_argv, work, new.report)
         try:
             return await process.result()
         except (RpcError, RuntimeError, msgspec.ValidationError) as error:
@@ -74,7 +75,7 @@ async def run_for_user(work: worker.WorkerRequest, tell: Callable[[DownloadProgr
             now = process.after
             if left and (process.replaced or process.before != now) and _can_repeat(work, error):
                 log.warning("a model's worker failed after its files had been replaced (%s); another one begins", error)
-                told.again()
+                new.repeat()
             elif not isinstance(error, RpcError) and (process.replaced or program.was_replaced(now)):
                 raise not_ours("it is of another version") from error
             else:
@@ -93,21 +94,3 @@ def _can_repeat(work: worker.WorkerRequest, error: Exception) -> bool:
     if work.op != "verify" or not isinstance(error, RpcError) or error.data.get("reason") == "updated":
         return True
     return work.folder is not None and Path(work.folder).is_relative_to(sys.prefix)
-
-
-class _Told:
-    """Passes on progress; during a repeat, only what goes beyond the first run."""
-
-    def __init__(self, tell: Callable[[DownloadProgress], None]) -> None:
-        self._tell = tell
-        self._reached = self._known = (0, -1)
-
-    def tell(self, progress: DownloadProgress) -> None:
-        point = _PHASES.index(progress.phase), progress.bytes
-        if point > self._known:
-            self._reached = max(self._reached, point)
-            self._tell(progress)
-
-    def again(self) -> None:
-        """The work begins anew."""
-        self._known = self._reached

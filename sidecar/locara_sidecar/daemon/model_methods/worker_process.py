@@ -1,7 +1,7 @@
 """One process that runs ``models/worker.py``, as seen from the event loop.
 
 A thread starts it, reads from it and waits for its end: forking, waiting for a folder that an update is just replacing
-and ending take as long as disk and system please.
+and ending the process take as long as the disk and the system need.
 """
 
 from __future__ import annotations
@@ -132,13 +132,17 @@ class WorkerProcess:
         except Exception as error:  # noqa: BLE001 -- whatever it is, the caller is told
             outcome = error
         self._post(self._answer, outcome)
-        if self._popen is not None:
-            self._end(self._popen)
-        self._post(self._gone.set)
-        if isinstance(outcome, Exception):
-            self.replaced = own_files.settled_since(began)
-            self.after = program.find()
-        self._post(self._looked.set)
+        try:  # whatever fails here, nobody may wait for it forever
+            if self._popen is not None:
+                self._end(self._popen)
+        finally:
+            self._post(self._gone.set)
+            try:
+                if isinstance(outcome, Exception):
+                    self.replaced = own_files.settled_since(began)
+                    self.after = program.find()
+            finally:
+                self._post(self._looked.set)
 
     def _run(self) -> worker.WorkerResult:
         argv = self._argv()

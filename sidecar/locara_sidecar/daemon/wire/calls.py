@@ -164,7 +164,7 @@ def internal_error() -> RpcError:
 
 
 def _files_gone(text: str, kinds: Collection[str]) -> RpcError:
-    """Return the first of the errors that a host can act on and the method may have."""
+    """Return the error, of those that the method may have, that a host can best act on."""
     data: dict[str, Any] = {"reason": "updated"}
     if "StorageError" in kinds:
         return RpcError("StorageError", text, errno=errno.errorcode[errno.ENOENT], **data)

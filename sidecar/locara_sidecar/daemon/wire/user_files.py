@@ -30,6 +30,8 @@ MAX_THREADS = 16
 _CLOSE_SECONDS = 1.0
 """A network share that is gone may block closing a file; after this time, in seconds, the thread is abandoned."""
 
+_LOOK_SECONDS = 0.02
+
 _Limiter = anyio.lowlevel.RunVar[anyio.CapacityLimiter]
 _using: _Limiter = anyio.lowlevel.RunVar("user_files")
 _closing: _Limiter = anyio.lowlevel.RunVar("closing_user_files")
@@ -143,7 +145,8 @@ async def wait_for(
         if hand.leave():
             raise
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(over.wait)
+            while not over.is_set():  # noqa: ASYNC110 -- the system may refuse a thread to wait in
+                await anyio.sleep(_LOOK_SECONDS)
     if failed:
         raise failed[0]
     return outcome[0]

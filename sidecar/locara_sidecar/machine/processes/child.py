@@ -54,7 +54,7 @@ class Child:
             return self._popen.returncode is None if over is None else not over  # the waiting thread will know soon
 
     def begin(self) -> None:
-        """Say that it is now being started.
+        """Note that it is now being started.
 
         :raises OSError: ECANCELED, if it was killed before.
         """
@@ -64,14 +64,14 @@ class Child:
             self.begun = True
 
     def started(self, popen: subprocess.Popen[bytes]) -> None:
-        """Say that it is started; it is killed at once if that was asked for meanwhile."""
+        """Note that it has been started; kill it at once if that was requested meanwhile."""
         with self._lock:
             self._popen = popen
             if self.killed:
                 _kill_group(popen)
 
     def not_started(self) -> None:
-        """Say that it could not be started."""
+        """Note that it could not be started."""
         self._reaped = True
 
     def kill(self) -> None:

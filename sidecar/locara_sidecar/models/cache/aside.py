@@ -46,8 +46,10 @@ class Aside:
             os.rename(self._gone, self._folder)
             return
         os.rename(self._gone / META, META, dst_dir_fd=self._fd)  # not into a folder that was removed meanwhile
-        os.close(self._fd)
-        self._gone.rmdir()
+        with contextlib.suppress(OSError):  # it is back: whatever fails now, nothing of it may be deleted
+            disk.sync_file(self._fd)
+            self._gone.rmdir()
+        self._close()
 
     def delete(self) -> None:
         """Delete its bytes."""
@@ -58,9 +60,14 @@ class Aside:
         """Leave its bytes to ``gc``, unless they are in the way of whoever installs it again."""
         if self._fd is not None:
             empty_tree(self._fd)
-            os.close(self._fd)
+            self._close()
             with contextlib.suppress(OSError):  # installed again meanwhile
                 self._folder.rmdir()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, None  # its number may soon be that of another folder, which must not be emptied
+        if fd is not None:
+            os.close(fd)
 
 
 def set_aside(store: Store, key: str) -> Aside | None:
@@ -69,7 +76,6 @@ def set_aside(store: Store, key: str) -> Aside | None:
     :raises OSError: if it cannot be hidden.
     """
     folder, gone = store.models / key, store.incoming / f"gone-{secrets.token_hex(8)}"
-    fd: int | None = None
     try:
         os.rename(folder, gone)
     except FileNotFoundError:
@@ -77,18 +83,19 @@ def set_aside(store: Store, key: str) -> Aside | None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        fd = _hide(folder, gone)
+        return Aside(folder, gone, _hide(folder, gone))
     disk.sync_folder(store.models)
-    return Aside(folder, gone, fd)
+    return Aside(folder, gone, None)
 
 
 def _hide(folder: Path, gone: Path) -> int:
-    """Move ``meta.json`` only; return the folder, opened."""
+    """Move ``meta.json`` only; return the folder, opened. Synced, because the bytes are deleted next."""
     fd = os.open(folder, os.O_RDONLY | _FOLDER)
     try:
         disk.make_folder(gone)
         with contextlib.suppress(FileNotFoundError):
             os.rename(META, gone / META, src_dir_fd=fd)
+        disk.sync_file(fd)
     except BaseException:
         os.close(fd)
         raise

@@ -182,9 +182,13 @@ def _remove_entry(store: Store, entry: Installed) -> bool:
         gone = aside.set_aside(store, entry.key)
         # a new user marks the model and then looks for its name, so one of the two processes has seen the other
         if gone is not None and store.marked(entry.key, _heard(store, entry.key)):
-            with contextlib.suppress(OSError):  # the same model was installed again meanwhile
+            try:
                 gone.put_back()
-                disk.sync_folder(store.models)
+            except OSError:  # the same model was installed again meanwhile
+                pass
+            else:
+                with contextlib.suppress(OSError):  # it is there again: nothing of it may be deleted
+                    disk.sync_folder(store.models)
                 return False
     if gone is not None:
         gone.delete()
