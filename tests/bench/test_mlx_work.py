@@ -137,6 +137,12 @@ def test_the_engine_hands_over_less_than_any_peer_in_every_cell(how):
     assert counts["vae-decode"]["bytes"] < (81e9 if how else 62e9)
 
 
+def test_text_encoders_copy_nothing():
+    """Their heads are normed before they are transposed, for instance: a norm copies transposed rows."""
+    counts = run("-m", "bench.mlx_work", "--json", "clip-l", "t5-xxl", "qwen3-4b")
+    assert {case: count["copies"] for case, count in counts.items()} == {"clip-l": 0, "t5-xxl": 0, "qwen3-4b": 0}
+
+
 def test_a_case_that_is_not_there_is_refused_with_those_that_are():
     command = [sys.executable, "-m", "bench.mlx_work", "flux.3"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
