@@ -137,6 +137,15 @@ def test_the_engine_hands_over_less_than_any_peer_in_every_cell(how):
     assert counts["vae-decode"]["bytes"] < (81e9 if how else 62e9)
 
 
+def test_of_what_the_attention_of_two_streams_reads_only_values_are_copied_to_be_together():
+    """And the keys of SD 3's last block, which has no queries of the text and does without our kernel."""
+    counts = run("-m", "bench.mlx_work", "--json", "flux.1-dev", "sd3.5-medium")
+    values = {"flux.1-dev": 19 * (4096 + 512) * 3072, "sd3.5-medium": (24 + 1) * 2 * (4096 + 333) * 1536}
+    for case, numbers in values.items():
+        assert 1 <= counts[case]["copies"] / (numbers * 2 * 2) < 1.06, case
+    assert counts["sd3.5-medium"]["kernels"] == 825
+
+
 def test_text_encoders_copy_nothing():
     """Their heads are normed before they are transposed, for instance: a norm copies transposed rows."""
     counts = run("-m", "bench.mlx_work", "--json", "clip-l", "t5-xxl", "qwen3-4b")
