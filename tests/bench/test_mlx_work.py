@@ -152,6 +152,19 @@ def test_text_encoders_copy_nothing():
     assert {case: count["copies"] for case, count in counts.items()} == {"clip-l": 0, "t5-xxl": 0, "qwen3-4b": 0}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_page_has_our_figures_as_the_command_prints_them():
+    """The peers' cells are not compared: they are what ``peers.py`` says."""
+    command = [sys.executable, "-m", "bench.mlx_work"]
+    printed = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout
+    page = (TESTS / "bench" / "README.md").read_text(encoding="utf-8").partition("\nNow, with our own kernels")[2]
+    table = page.split("\n\n")[1]
+    ours = [[line.split("|")[1:4] for line in lines.strip().splitlines()] for lines in (table, printed)]
+    assert ours[0] == ours[1]
+    assert len(ours[0]) > 50
+
+
 def test_a_case_that_is_not_there_is_refused_with_those_that_are():
     command = [sys.executable, "-m", "bench.mlx_work", "flux.3"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
