@@ -178,14 +178,15 @@ def vae(part: str, *, tiled: bool = False) -> tracing.Count:
 
 def trust_own_kernels() -> None:
     """Count as on a Mac on which our kernels pass their trials."""
-    from bench.operations import KLEIN
+    from bench.operations import KLEIN, MEDIUM
     from locara_sidecar.engine.mlx_engine.denoisers.flux import FluxConfig
     from locara_sidecar.engine.mlx_engine.denoisers.zimage import ZImageConfig
     from locara_sidecar.engine.mlx_engine.kernels import group_statistics, rotated_heads
 
+    configs = (FluxConfig(), MEDIUM, KLEIN, ZImageConfig())
     for dtype in (mx.bfloat16, mx.float16):
         group_statistics.trust(dtype)
-        for heads in filter(None, (config.rotated_heads for config in (FluxConfig(), KLEIN, ZImageConfig()))):
+        for heads in filter(None, (config.rotated_heads for config in configs)):
             rotated_heads.trust(rotated_heads.Use(dtype, *heads))
 
 

@@ -161,6 +161,34 @@ def test_every_peer_is_shown_with_version_and_dates():
         assert date.fromisoformat(released) < date.fromisoformat(COUNTED)
 
 
+def test_of_what_the_attention_of_two_streams_reads_only_values_are_copied_to_be_together():
+    """And the keys of SD 3's last block, which has no queries of the text and does without our kernel."""
+    counts = run("-m", "bench.mlx_work", "--json", "flux.1-dev", "sd3.5-medium")
+    values = {"flux.1-dev": 19 * (4096 + 512) * 3072, "sd3.5-medium": (24 + 1) * 2 * (4096 + 333) * 1536}
+    for case, numbers in values.items():
+        assert 1 <= counts[case]["copies"] / (numbers * 2 * 2) < 1.06, case
+    assert counts["sd3.5-medium"]["kernels"] == 825
+
+
+def test_text_encoders_copy_nothing():
+    """Their heads are normed before they are transposed, for instance: a norm copies transposed rows."""
+    counts = run("-m", "bench.mlx_work", "--json", "clip-l", "t5-xxl", "qwen3-4b")
+    assert {case: count["copies"] for case, count in counts.items()} == {"clip-l": 0, "t5-xxl": 0, "qwen3-4b": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_page_has_our_figures_as_the_command_prints_them():
+    """The peers' cells are not compared: they are what ``peers.py`` says."""
+    command = [sys.executable, "-m", "bench.mlx_work"]
+    printed = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout
+    page = (TESTS / "bench" / "README.md").read_text(encoding="utf-8").partition("\nNow, with our own kernels")[2]
+    table = page.split("\n\n")[1]
+    ours = [[line.split("|")[1:4] for line in lines.strip().splitlines()] for lines in (table, printed)]
+    assert ours[0] == ours[1]
+    assert len(ours[0]) > 50
+
+
 def test_a_case_that_is_not_there_is_refused_with_those_that_are():
     command = [sys.executable, "-m", "bench.mlx_work", "flux.3"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)

@@ -48,9 +48,10 @@ def raised(made: mx.array, parts: int, scales: Collection[int]) -> mx.array:
 def normed(norm: nn.GroupNorm, x: mx.array, act: Activation | None = None) -> mx.array:
     """Compute ``act(norm(x))`` for a group norm and x (B, ..., C), inside a compiled block.
 
-    Without kernels of our own (:mod:`.kernels.group_statistics`) it is ``nn.GroupNorm`` bit for bit, except that the
-    normed map is not transposed back before weights, bias and ``act`` read it. With them only the statistics come from
-    kernels; the rest is one element-wise kernel that computes in float32.
+    Without kernels of our own (:mod:`.kernels.group_statistics`) it is ``nn.GroupNorm``, bit for bit where nothing is
+    compiled; but the normed map is not transposed back before weights, bias and ``act`` read it. With them only the
+    statistics come from kernels. The rest is one element-wise kernel: it norms in float32, rounds to the type of ``x``
+    and applies ``act`` in that type.
     """
     weight, bias = _parameter(norm, "weight"), _parameter(norm, "bias")
     return _normed(x, weight, bias, norm.num_groups, norm.eps, act)

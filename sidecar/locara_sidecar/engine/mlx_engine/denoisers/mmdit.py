@@ -21,7 +21,7 @@ from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.activations import ACTIVATIONS
 from locara_sidecar.engine.mlx_engine.compiling import compiled
-from locara_sidecar.engine.mlx_engine.denoisers import headroom, streams
+from locara_sidecar.engine.mlx_engine.denoisers import headroom, rotary, streams
 from locara_sidecar.engine.mlx_engine.norms import EPSILON, modulated, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 from locara_sidecar.engine.mlx_engine.tensors.weights import channels_last
@@ -50,6 +50,11 @@ class MmditConfig:
     def width(self) -> int:
         return self.num_attention_heads * self.attention_head_dim
 
+    @property
+    def rotated_heads(self) -> tuple[int, int] | None:
+        """The number of heads whose queries and keys our kernel can norm, and a head's size. (Nothing rotates them.)"""
+        return (self.num_attention_heads, self.attention_head_dim) if self.qk_norm == "rms_norm" else None
+
 
 class Modulation(NamedTuple):
     """Shifts, scales (1 added) and gates of each block's image and text stream, and of the last norm.
@@ -67,7 +72,7 @@ class Modulation(NamedTuple):
 
 
 class Heads(nn.Module):
-    """One stream's queries, keys and values, each (B, heads, tokens, size); queries only if they are used."""
+    """Computes queries, keys and values of one stream; queries only if they are used."""
 
     def __init__(self, config: MmditConfig, *, queries: bool = True) -> None:
         super().__init__()
@@ -79,7 +84,7 @@ class Heads(nn.Module):
                 self[f"norm_{name}"] = _head_norm(config.qk_norm, config.attention_head_dim)
 
     def __call__(self, name: str, x: mx.array) -> mx.array:
-        """Project ``x``.
+        """Project ``x`` to (B, heads, tokens, size), normed.
 
         :param name: ``q``, ``k`` or ``v``.
         """
@@ -87,6 +92,12 @@ class Heads(nn.Module):
         if f"norm_{name}" in self:
             y = self[f"norm_{name}"](y)
         return y.transpose(0, 2, 1, 3)
+
+    def stream(self, x: mx.array) -> rotary.Stream:
+        """Project ``x`` to all three; what attention does first is left to it."""
+        q, k, v = (self[f"to_{name}"](x) for name in ("q", "k", "v"))
+        norms = rotary.Norms(self["norm_q"], self["norm_k"]) if "norm_q" in self else None
+        return rotary.Stream(q, k, v, self._size, norms)
 
 
 def _head_norm(kind: str, size: int) -> nn.Module:
@@ -132,14 +143,19 @@ class Block(nn.Module):
             self.out_text = nn.Linear(width, width)
             self.ff_text = FeedForward(width)
 
-    def __call__(self, x: mx.array, text: mx.array, by: mx.array, by_text: mx.array) -> tuple[mx.array, mx.array]:
-        """Run the block on ``x`` (B, patches, width) and ``text`` (B, tokens, width), with their modulations."""
+    def __call__(
+        self, x: mx.array, text: mx.array, by: mx.array, by_text: mx.array, still: rotary.Rotation | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """Run the block on ``x`` (B, patches, width) and ``text`` (B, tokens, width), with their modulations.
+
+        :param still: see :func:`.rotary.still`; of all tokens, the patches first.
+        """
         shift, scale, gate, shift_ff, scale_ff, gate_ff, *second = mx.split(by, by.shape[-1] // x.shape[-1], axis=-1)
-        branch, branch_text = self._join(self._modulated(x, shift, scale), text, by_text)
+        branch, branch_text = self._join(self._modulated(x, shift, scale), text, by_text, still)
         patches = x + gate * branch
         if second:
             shift2, scale2, gate2 = second
-            patches = patches + gate2 * self._second(self._modulated(x, shift2, scale2))
+            patches = patches + gate2 * self._second(self._modulated(x, shift2, scale2), still)
         patches = patches + gate_ff * self.ff(self._modulated(patches, shift_ff, scale_ff))
         if branch_text is None:
             return patches, text
@@ -147,7 +163,9 @@ class Block(nn.Module):
         text = text + gate * branch_text
         return patches, text + gate_ff * self.ff_text(self._modulated(text, shift_ff, scale_ff))
 
-    def _join(self, x: mx.array, text: mx.array, by_text: mx.array) -> tuple[mx.array, mx.array | None]:
+    def _join(
+        self, x: mx.array, text: mx.array, by_text: mx.array, still: rotary.Rotation | None
+    ) -> tuple[mx.array, mx.array | None]:
         """Apply the shared attention to both streams. The text's result is None in the last block."""
         goes_on = "out_text" in self
         if goes_on:
@@ -155,17 +173,15 @@ class Block(nn.Module):
         else:
             scale, shift = mx.split(by_text, 2, axis=-1)
         text = self._modulated(text, shift, scale)
-        q = self.attn("q", x)
-        if goes_on:
-            q = mx.concatenate([q, self.attn_text("q", text)], axis=2)
-        k = mx.concatenate([self.attn("k", x), self.attn_text("k", text)], axis=2)
-        v = mx.concatenate([self.attn("v", x), self.attn_text("v", text)], axis=2)
-        y = _attention(q, k, v)
         patches = x.shape[1]
-        return _on_part(self.out, y[:, :patches]), _on_part(self.out_text, y[:, patches:]) if goes_on else None
+        if goes_on:
+            y = rotary.attended([self.attn.stream(x), self.attn_text.stream(text)], still)
+            return _on_part(self.out, y[:, :patches]), _on_part(self.out_text, y[:, patches:])
+        k, v = (mx.concatenate([self.attn(name, x), self.attn_text(name, text)], axis=2) for name in ("k", "v"))
+        return _on_part(self.out, rotary.attention(self.attn("q", x), k, v)), None
 
-    def _second(self, x: mx.array) -> mx.array:
-        seen = _attention(self.attn2("q", x), self.attn2("k", x), self.attn2("v", x))
+    def _second(self, x: mx.array, still: rotary.Rotation | None) -> mx.array:
+        seen = rotary.attended([self.attn2.stream(x)], None if still is None else still[: x.shape[1]])
         return headroom.restored(self.out2, headroom.less(seen))
 
     def _modulated(self, x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
@@ -254,8 +270,9 @@ class Mmdit(nn.Module):
         x = self.patches(latent)
         batch, height, width, _ = x.shape
         x = headroom.summed(x + self._positions(height, width)).reshape(batch, height * width, -1)
+        still = rotary.still(x.shape[1] + text.shape[1], self.config.rotated_heads, latent.dtype)
         for block, image, words in zip(self._compiled, by.image, by.text, strict=True):
-            x, text = block(x, text, image, words)
+            x, text = block(x, text, image, words, still)
             pace(x, text)
         scale, shift = mx.split(by.out, 2, axis=-1)
         y = self.proj_out(modulated(x, shift, scale).astype(latent.dtype))
@@ -313,12 +330,6 @@ def _on_part(layer: Any, part: mx.array) -> mx.array:
         return headroom.restored(layer, headroom.less(part))
     weight = mx.broadcast_to(layer.weight.T, (part.shape[0], *layer.weight.T.shape))
     return mx.addmm(layer.bias, part, weight)
-
-
-def _attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-    """Attention, from (B, heads, tokens, size) to (B, tokens, heads x size)."""
-    y = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
-    return y.transpose(0, 2, 1, 3).reshape(q.shape[0], q.shape[2], -1)
 
 
 _RENAMED = (

@@ -5,7 +5,8 @@ pairs are divided among several axes, such as row and column. ``mx.fast.rope`` s
 the sequence. So the rotation is written out here.
 
 Before it, queries and keys are normed head by head, if the model has norms for that. Where it can be used, one kernel
-of our own does both (:mod:`~locara_sidecar.engine.mlx_engine.kernels.rotated_heads`).
+of our own does both (:mod:`~locara_sidecar.engine.mlx_engine.kernels.rotated_heads`). It also serves models that only
+norm them: it then rotates by nothing (:func:`still`).
 """
 
 from __future__ import annotations
@@ -40,6 +41,16 @@ def rotation_at(places: NDArray[Any], sizes: Sequence[int], base: float, *, roun
     return mx.array(np.stack([np.cos(turns), np.sin(turns)], axis=-1).astype(np.float32))
 
 
+def still(tokens: int, heads: tuple[int, int] | None, dtype: mx.Dtype) -> Rotation | None:
+    """Return the rotation of tokens without positions: by nothing if our kernel is used, else None.
+
+    :param heads: their number and size; None if they are not normed as the kernel does it.
+    """
+    if heads is None or not rotated_heads.is_used(rotated_heads.Use(dtype, *heads)):
+        return None
+    return mx.zeros((tokens, heads[1] // 2, 2)) + mx.array([1.0, 0.0])  # contiguous, as the kernel reads it
+
+
 def rotated(x: mx.array, rotation: Rotation) -> mx.array:
     """Rotate each pair (2i, 2i + 1) of the last axis by its angle; in float32, because angles reach hundreds.
 
@@ -56,7 +67,7 @@ def rotated(x: mx.array, rotation: Rotation) -> mx.array:
 
 
 class Norms(NamedTuple):
-    """The norms of one stream's queries and keys."""
+    """The norms of one stream's queries and keys. (SD 3 may have others than RMS norms; these are never rotated.)"""
 
     q: nn.RMSNorm
     k: nn.RMSNorm
@@ -72,20 +83,24 @@ class Stream(NamedTuple):
     norms: Norms | None
 
 
-def attended(streams: Sequence[Stream], rotation: Rotation) -> mx.array:
+def attended(streams: Sequence[Stream], rotation: Rotation | None) -> mx.array:
     """Apply attention over all streams' tokens, in order; return (B, tokens, heads x size).
 
     :param streams: one or two. Their norms have the same epsilon.
-    :param rotation: of all tokens.
+    :param rotation: of all tokens; None: they are not rotated, nor normed by our kernel.
     """
-    q, k, v = prepared(streams, rotation)
+    return attention(*prepared(streams, rotation))
+
+
+def attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+    """Attention, from (B, heads, tokens, size) to (B, tokens, heads x size)."""
     y = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
     return y.transpose(0, 2, 1, 3).reshape(q.shape[0], q.shape[2], -1)
 
 
-def prepared(streams: Sequence[Stream], rotation: Rotation) -> tuple[mx.array, mx.array, mx.array]:
+def prepared(streams: Sequence[Stream], rotation: Rotation | None) -> tuple[mx.array, mx.array, mx.array]:
     """Return queries and keys, normed and rotated, and values of all streams, each (B, heads, tokens, size)."""
-    found = _in_one_kernel(streams, rotation)
+    found = None if rotation is None else _in_one_kernel(streams, rotation)
     q, k = _in_several(streams, rotation) if found is None else found
     v = _joined([stream.v for stream in streams], 1)
     return q, k, v.reshape(*v.shape[:2], -1, streams[0].size).transpose(0, 2, 1, 3)
@@ -102,11 +117,11 @@ def _in_one_kernel(streams: Sequence[Stream], rotation: Rotation) -> tuple[mx.ar
     return rotated_heads.of(given, rotation, epsilon)
 
 
-def _in_several(streams: Sequence[Stream], rotation: Rotation) -> tuple[mx.array, mx.array]:
+def _in_several(streams: Sequence[Stream], rotation: Rotation | None) -> tuple[mx.array, mx.array]:
     """Norm each stream's, concatenate and rotate them, with MLX's own operations."""
     normed = [_normed(stream) for stream in streams]
     q, k = (_joined([both[i] for both in normed], 2) for i in range(2))
-    return rotated(q, rotation), rotated(k, rotation)
+    return (q, k) if rotation is None else (rotated(q, rotation), rotated(k, rotation))
 
 
 def _normed(stream: Stream) -> tuple[mx.array, mx.array]:

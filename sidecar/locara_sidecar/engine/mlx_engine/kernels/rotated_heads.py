@@ -122,6 +122,11 @@ def of(streams: Sequence[Stream], rotation: mx.array, epsilon: float) -> tuple[m
     return _computed(use, streams, rotation, epsilon)
 
 
+def is_used(use: Use) -> bool:
+    """Whether the kernel is used for such heads."""
+    return use in _trials
+
+
 def try_out(device: str, use: Use) -> bool:
     """Return whether the kernel is used for such heads from now on; see :meth:`.Trials.try_out`."""
     return _trials.try_out(device, use)

@@ -67,13 +67,15 @@ class Attention(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         q, k, v = (self._split(layer(x)) for layer in (self.q_proj, self.k_proj, self.v_proj))
-        q, k = self._rotated(self.q_norm(q)), self._rotated(self.k_norm(k))
+        q, k = self.q_norm(q), self.k_norm(k)  # before they are transposed: on Metal, a norm copies what is
+        q, k, v = (y.transpose(0, 2, 1, 3) for y in (q, k, v))
+        q, k = self._rotated(q), self._rotated(k)
         seen = "causal" if mask is None else mask
         y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self._size**-0.5, mask=seen)
         return self.o_proj(y.transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1))
 
     def _split(self, y: mx.array) -> mx.array:
-        return y.reshape(*y.shape[:2], -1, self._size).transpose(0, 2, 1, 3)
+        return y.reshape(*y.shape[:2], -1, self._size)
 
     def _rotated(self, y: mx.array) -> mx.array:
         return mx.fast.rope(y, self._size, traditional=False, base=self._base, scale=1.0, offset=0)
