@@ -171,6 +171,42 @@ def test_the_worker_ends_on_a_command_that_is_none():
     assert process.exit_data() == {"status": 2}
 
 
+def test_a_start_that_fails_after_the_process_has_begun_leaves_none(monkeypatch):
+    """For instance because an update has taken away a module that is imported then."""
+    failures, started = [], []
+
+    def lacking():
+        started.append(process.pid)
+        raise ImportError
+
+    async def main():
+        nonlocal process
+        over = anyio.Event()
+
+        def failed(_, error):
+            failures.append(error)
+            over.set()
+
+        process = EngineProcess(
+            [sys.executable, "-c", "import time; time.sleep(1000)"],
+            lambda scratch: start(scratch=scratch),
+            on_events=lambda *_: None,
+            on_gone=lambda _: None,
+            on_failed=failed,
+            on_lines=lambda _: None,
+        )
+        with anyio.fail_after(20):
+            await over.wait()
+
+    process = None
+    monkeypatch.setattr("locara_sidecar.daemon.engine_host.transport.process.priority.answer_promptly", lacking)
+    anyio.run(main)
+    left = psutil.pid_exists(started[0])
+    if left:
+        psutil.Process(started[0]).kill()
+    assert ([type(error) for error in failures], left) == ([ImportError], False)
+
+
 def test_commands_never_block_even_if_nobody_reads_them():
     def act(process):
         for _ in range(100):

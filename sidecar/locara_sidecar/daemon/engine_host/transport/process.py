@@ -163,12 +163,12 @@ class EngineProcess:
             for name, use in uses.items():
                 self._threads.append(start_thread(use, ends[name], name=f"engine-{popen.pid}-{name}"))
                 del ends[name]  # it closes it
-        except OSError:
+            priority.answer_promptly()
+        except Exception:  # whatever it is: a failed start leaves no process
             self._child.reap()
             for fd in ends.values():
                 os.close(fd)
             raise
-        priority.answer_promptly()
 
     @property
     def pid(self) -> int | None:
