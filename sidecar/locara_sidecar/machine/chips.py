@@ -23,8 +23,7 @@ def lacks_bfloat16(name: str, architecture: str = "") -> bool:
 
     :param name: such as "Apple M2 Pro".
     :param architecture: Metal's name of the GPU, such as "applegpu_g14s". It takes precedence over the chip's name,
-        which is
-        a different one in a virtual machine.
+        which is a different one in a virtual machine.
     """
     if known := _ARCHITECTURE.fullmatch(architecture):
         return int(known[1]) < _FIRST_ARCHITECTURE

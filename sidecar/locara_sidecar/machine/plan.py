@@ -59,7 +59,9 @@ DENOISING = 30.0
 24.
 """
 SUMS = 8
-"""Additional bytes per token and channel of a step in float16, for sums in float32: at most 7 on MLX's CPU."""
+"""Additional bytes per token and channel of a step in float16, for sums in float32: 6.5 in FLUX on MLX's CPU, and less
+in other models.
+"""
 DECODING = 11.0
 """Elements in use at the peak of decoding, per pixel and channel of the decoder's last stage: 8 … 10."""
 STRIPS = 2.47

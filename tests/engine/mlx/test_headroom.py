@@ -6,7 +6,8 @@ import pytest
 from mlx import nn
 from mlx.utils import tree_map
 
-from locara_sidecar.engine.mlx_engine.denoisers import headroom, streams
+from locara_sidecar.engine.mlx_engine.denoisers import flux, headroom, streams
+from locara_sidecar.machine import plan as plans
 from support.fixture_models import FAMILIES
 from support.headroom import without_headroom
 from support.parity import error
@@ -96,3 +97,35 @@ def test_in_other_types_no_bit_depends_on_it(run, job_for, tmp_path, monkeypatch
     plain_latent, plain_picture = drawn()
     assert (latent == plain_latent).all()
     assert (picture == plain_picture).all()
+
+
+def taken(dtype):
+    """Return the most bytes per token and channel that a call of a small FLUX holds; calls differ."""
+    mx.random.seed(1)
+    config = flux.FluxConfig(
+        num_layers=1, num_single_layers=1, num_attention_heads=4, joint_attention_dim=64, pooled_projection_dim=64,
+        axes_dims_rope=(32, 48, 48),
+    )  # fmt: skip
+    model = flux.Flux(config)
+    model.apply(lambda value: (0.05 * mx.random.normal(value.shape)).astype(dtype))
+    latent, tokens, pooled = (
+        mx.random.normal(shape).astype(dtype) for shape in ((1, 24, 24, 16), (1, 48, 64), (1, 64))
+    )
+    given = model.words(tokens), model.modulation(mx.array([700.0]), pooled, 3.5).at(0), model.rotation(48, (24, 24))
+    mx.eval(model.parameters(), latent, given)
+    found = []
+    for _ in range(5):
+        mx.synchronize()
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(model(latent, *given, pace=mx.eval))
+        found.append(mx.get_peak_memory() - before)
+    return max(found) / ((12 * 12 + 48) * config.width)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_sums_in_float32_take_what_the_plan_adds_for_them_or_less():
+    """Of all models FLUX takes most."""
+    assert 0 < taken(mx.float16) - taken(mx.bfloat16) < plans.SUMS

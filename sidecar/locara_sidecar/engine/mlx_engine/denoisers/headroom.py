@@ -7,8 +7,7 @@ values that a layer adds to them. With the published weights both leave float16'
   and pull request 9097), and so does ComfyUI (8495). Draw Things keeps sums in float32 and computes the output of the
   last two double blocks' feed-forwards as an eighth (draw-things-community, ``Flux1.swift``).
 - SD 3.5 Large: DiffusionKit widens its block 35, and runs SD 3 Medium in float16 as it is (its ``MMDiTConfig``). We
-found
-  nothing about SD 3.5 Medium.
+  found nothing about SD 3.5 Medium.
 - Z-Image: gates times values reach 3e5, and the feed-forward 1e6.
 
 So with weights in float16, sums are in float32. A layer that adds to them gets 64ths of its inputs, and its product is
