@@ -213,7 +213,6 @@ def test_no_descriptor_and_no_thread_is_left_however_it_ends(begin, code, monkey
     assert eventually(lambda: not [one for one in threading.enumerate() if one.name == "model-worker"])
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("fails", ["reap", "ends_within"])
 def test_nobody_waits_forever_for_a_worker_that_cannot_be_ended(begin, popen, monkeypatch, fails):
     def failing(*_):

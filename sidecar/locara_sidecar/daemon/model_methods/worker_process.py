@@ -132,17 +132,19 @@ class WorkerProcess:
         except Exception as error:  # noqa: BLE001 -- whatever it is, the caller is told
             outcome = error
         self._post(self._answer, outcome)
-        try:  # whatever fails here, nobody may wait for it forever
+        try:
             if self._popen is not None:
                 self._end(self._popen)
-        finally:
-            self._post(self._gone.set)
-            try:
-                if isinstance(outcome, Exception):
-                    self.replaced = own_files.settled_since(began)
-                    self.after = program.find()
-            finally:
-                self._post(self._looked.set)
+        except Exception as error:  # noqa: BLE001 -- whatever fails, nobody may wait for it forever
+            _log_failure(error)
+        self._post(self._gone.set)
+        try:
+            if isinstance(outcome, Exception):
+                self.replaced = own_files.settled_since(began)
+                self.after = program.find()
+        except Exception as error:  # noqa: BLE001
+            _log_failure(error)
+        self._post(self._looked.set)
 
     def _run(self) -> worker.WorkerResult:
         argv = self._argv()
@@ -200,3 +202,8 @@ class WorkerProcess:
         for pipe in (popen.stdin, popen.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+def _log_failure(error: Exception) -> None:
+    with contextlib.suppress(Exception):  # it may have been for want of memory
+        log.error("the end of a model's worker could not be awaited (%s)", type(error).__name__)
