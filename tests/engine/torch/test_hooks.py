@@ -55,23 +55,6 @@ def test_on_an_accelerator_the_parts_of_a_transformer_block_have_no_hooks():
     assert not [path for path in hooked if any(path.startswith(f"{block}.") for block in blocks)]
 
 
-@pytest.mark.parametrize(("side", "hooked"), [(354, True), (353, False)])
-def test_small_layers_have_no_hooks_inside(side, hooked):
-    """Eight times 354² is more than a million, eight times 353² less."""
-
-    class Layer(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = nn.ModuleList([nn.Identity(), *(nn.Linear(side, side, bias=False) for _ in range(8))])
-
-    net = nn.Module()
-    net.ff = Layer()
-    Checkpoints("cpu").install(net)
-    assert {path for path, module in net.named_modules() if module._forward_pre_hooks} == {
-        f"ff.net.{number}" for number in range(9) if hooked
-    }
-
-
 @pytest.mark.parametrize(("device", "most"), [("cuda", 7), ("mps", 7), ("cpu", 100)])
 def test_python_runs_at_most_two_groups_of_blocks_ahead_of_the_device(monkeypatch, device, most):
     """The device is slow: it has done nothing until somebody waits for it."""

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from locara_sidecar.engine.torch_engine.waiting import Waiting
 
 _WITHIN_A_BLOCK = ("net", "to_out")  # the lists in diffusers' feed-forward and attention layers
-_SMALL = 1_000_000
-"""A smaller attention or feed-forward layer has no hooks inside even on a CPU, where they would take a larger share."""
 
 OnStep = Callable[[int, int, torch.Tensor], None]
 """Arguments: the step (from 1), the number of steps that really run, and x0 in float32."""
@@ -39,7 +37,7 @@ class Checkpoints:
     They are on every member of a ``ModuleList`` (transformer blocks, encoder layers, feed-forward parts, residual
     blocks) and on every convolution, since each can take seconds in an autoencoder. On an accelerator there are none
     inside a transformer block: the block is fast there, and where the device waits for Python, the time of each hook
-    adds up (SDXL's UNet has 159 hooks instead of 439). Nor are there any inside small layers, for the same reason.
+    adds up (SDXL's UNet has 159 hooks instead of 439).
     """
 
     def __init__(self, device: str, waiting: Waiting | None = None) -> None:
@@ -62,8 +60,7 @@ class Checkpoints:
         members: set[nn.Module] = set()
         for path, module in cast("Iterator[tuple[str, nn.Module]]", root.named_modules()):
             if isinstance(module, nn.ModuleList):
-                layer, _, name = path.rpartition(".")
-                if name in _WITHIN_A_BLOCK and not (self._fine and _weights(root.get_submodule(layer)) >= _SMALL):
+                if not self._fine and path.rpartition(".")[2] in _WITHIN_A_BLOCK:
                     continue
                 # children() skips None, which an autoencoder's list may contain
                 members.update(child for child in module.children() if not isinstance(child, nn.Dropout))
@@ -95,10 +92,6 @@ class Checkpoints:
             if self._waiting is not None:
                 self._waiting.tick()
             control.checkpoint()
-
-
-def _weights(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @contextlib.contextmanager
