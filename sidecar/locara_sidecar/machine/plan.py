@@ -69,7 +69,9 @@ STRIPS = 2.47
 ENCODING_STRIPS = 2.25
 """The same for encoding a picture in strips: its third map is smaller."""
 _STRIP = 96 << 20
-"""Bytes in addition to the maps: a strip's intermediate results, some in float32, and its convolution's workspace."""
+"""Bytes in addition to the maps: a strip's intermediate results, some in float32, and its convolution's workspace.
+
+A processor without instructions for bfloat16 takes 4 MB more at 512 x 512, if somebody asks for bfloat16 there."""
 _KEEPING = 0.5
 """Share of unified memory, which the user's other programs need too: text encoders that are no longer needed stay
 loaded only if the whole peak is below it.
