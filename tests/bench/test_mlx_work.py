@@ -169,6 +169,13 @@ def test_of_what_the_attention_of_two_streams_reads_only_values_are_copied_to_be
     assert counts["sd3.5-medium"]["kernels"] == 823
 
 
+def test_in_strips_a_bias_is_added_together_with_the_residual():
+    """Otherwise 3 GB are read and written again."""
+    counts = run("-m", "bench.mlx_work", "--json", "vae-decode-strips")["vae-decode-strips"]
+    assert counts["kernels"] == 5897
+    assert counts["bytes"] < 83e9
+
+
 def test_text_encoders_copy_nothing():
     """Their heads are normed before they are transposed, for instance: a norm copies transposed rows."""
     counts = run("-m", "bench.mlx_work", "--json", "clip-l", "t5-xxl", "qwen3-4b")
