@@ -87,3 +87,22 @@ def test_a_model_hands_over_a_table_only_where_the_kernel_is_not_used(made):
 
 def test_heads_that_are_not_normed_get_a_table():
     assert isinstance(rotary.for_blocks(by_nothing(5, 6), None, mx.float32), mx.array)
+
+
+def test_a_compiled_block_gets_it_as_it_is():
+    """Arguments of a compiled function are taken apart into arrays and put together again."""
+    rotation, given = by_axis(np.arange(24.0).reshape(8, 3), (2, 4, 2), 100.0), []
+
+    def block(x, rotation):
+        given.append(type(rotation))
+        return x * rotation.table()[..., 0]
+
+    x = mx.ones((8, 4))
+    mx.enable_compile()
+    try:
+        ours = mx.compile(block)(x, rotation)
+        mx.eval(ours)
+    finally:
+        mx.disable_compile()
+    assert given == [ByAxis]
+    assert mx.array_equal(ours, rotation.table()[..., 0]).item()

@@ -196,7 +196,7 @@ def _difference_in(trial: _Trial, use: Use) -> float:
 
 
 def _rotation(tokens: int, size: int) -> ByAxis:
-    """Return a rotation on three axes of up to two sizes, by angles of up to 100 even where frequencies are lowest."""
+    """Return a rotation on three axes of at least two sizes, at 100 positions, with frequencies of a half to 1."""
     pairs = size // 2
     first = pairs // 4
     second = (pairs - first) // 2
