@@ -168,7 +168,7 @@ PARTS: dict[str, Part] = {
     "heads": Part(
         inside.heads,
         mac=True,
-        look="trusted is true three times, and both times of own are below those of plain",
+        look="trusted is true everywhere, and for each model both times of own are below those of plain",
     ),
     "open": Part(
         inside.opened,

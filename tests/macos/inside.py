@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from locara_sidecar.engine.sandbox.macos import CACHE_SUFFIX
 from locara_sidecar.machine.macos.darwin import USER_CACHE_DIR
 from macos import commands
+from support.synthetic import PUBLISHED
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -83,18 +84,17 @@ from mlx import nn
 from locara_sidecar.engine.mlx_engine import device
 from locara_sidecar.engine.mlx_engine.denoisers import rotary
 from locara_sidecar.engine.mlx_engine.kernels import rotated_heads
-picture, count, size = int(sys.argv[2]), 24, 128
-places = np.concatenate([np.zeros((512, 3)), np.random.default_rng(1).integers(0, 64, (picture, 3))])
-rotation = rotary.rotation_at(places, (16, 56, 56), 10_000.0)
-def stream(tokens):
+from locara_sidecar.engine.mlx_engine.rotation import by_axis
+picture, models = int(sys.argv[2]), json.loads(sys.argv[3])
+text = picture // 8
+def stream(rows, tokens, count, size):
     norms = rotary.Norms(nn.RMSNorm(size, eps=1e-6), nn.RMSNorm(size, eps=1e-6))
     for norm in norms:
         norm.weight = mx.ones(size, mx.bfloat16)
-    q, k, v = (mx.random.normal((1, tokens, count * size)).astype(mx.bfloat16) for _ in range(3))
+    q, k, v = (mx.random.normal((rows, tokens, count * size)).astype(mx.bfloat16) for _ in range(3))
+    mx.eval(q, k, v)
     return rotary.Stream(q, k, v, size, norms)
-apart = [stream(512), stream(picture)]
-together = [stream(512 + picture)]
-def timed(streams):
+def timed(streams, rotation):
     prepared = mx.compile(lambda rotation: rotary.prepared(streams, rotation))
     took = []
     for _ in range(23):
@@ -104,17 +104,25 @@ def timed(streams):
         mx.eval(*made)
         took.append((time.monotonic() - began) / 8)
     return statistics.median(took[3:])
-def both():
-    return {"two_streams_s": timed(apart), "one_stream_s": timed(together)}
+def both(heads, axes, rows):
+    tokens = text + picture
+    if axes:
+        places = np.zeros((tokens, len(axes)))
+        places[text:, 1:3] = np.random.default_rng(1).integers(0, 64, (picture, 2))
+        rotation = rotary.for_blocks(by_axis(places, axes, 10_000.0), heads, mx.bfloat16)
+        mx.eval(rotation)
+    else:
+        rotation = rotary.still(tokens, heads, mx.bfloat16)
+    apart = [stream(rows, text, *heads), stream(rows, picture, *heads)]
+    return {"two_streams_s": timed(apart, rotation), "one_stream_s": timed([stream(rows, tokens, *heads)], rotation)}
 where = device.choose_device()
-mx.eval(rotation, *(values for stream in apart + together for values in stream[:3]))
-plain = both()
+plain = {name: both(*shape) for name, shape in models.items()}
 began = time.monotonic()
-trusted = {str(dtype): rotated_heads.try_out(where, rotated_heads.Use(dtype, count, size))
-           for dtype in (mx.bfloat16, mx.float16, mx.float32)}
+trusted = {f"{name} {dtype}": rotated_heads.try_out(where, rotated_heads.Use(dtype, *heads))
+           for name, (heads, _, _) in models.items() for dtype in (mx.bfloat16, mx.float16, mx.float32)}
 tried = time.monotonic() - began
 print(json.dumps({"kind": found.kind, "device": where, "trusted": trusted, "trying_s": tried, "plain": plain,
-                  "own": both()}))
+                  "own": {name: both(*shape) for name, shape in models.items()}}))
 """
 
 ASKS = """
@@ -156,13 +164,27 @@ def norms() -> dict[str, Any]:
 
 
 def heads() -> dict[str, Any]:
-    """Likewise try its kernel for queries and keys, and time what a FLUX block does before attention."""
-    return _tried(HEADS, "4096")
+    """Likewise try its kernel for queries and keys, and time what each model's blocks do before attention."""
+    return _tried(HEADS, "4096", json.dumps(shapes_of_heads()))
 
 
-def _tried(program: str, size: str) -> dict[str, Any]:
+def shapes_of_heads() -> dict[str, tuple[tuple[int, int], list[int] | None, int]]:
+    """Return, for each published model that uses the kernel, the number of its heads and their size, the axes that
+    share out a head (None: without positions), and the rows of a step: two with guidance.
+    """
+    found: dict[str, tuple[tuple[int, int], list[int] | None, int]] = {}
+    for name, (_, _, config) in PUBLISHED.items():
+        axes: list[int] | None = config.get("axes_dims_rope", config.get("axes_dims"))
+        if axes is not None:
+            found[name] = (config.get("num_attention_heads", config.get("n_heads")), sum(axes)), axes, 1
+        elif config.get("qk_norm") == "rms_norm":
+            found[name] = (config["num_attention_heads"], config["attention_head_dim"]), None, 2
+    return found
+
+
+def _tried(program: str, *arguments: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="locara-check-") as scratch:
-        found = commands.read(commands.python("-c", program, scratch, size, seconds=600))
+        found = commands.read(commands.python("-c", program, scratch, *arguments, seconds=600))
     told: dict[str, Any] = found.get("told", {})
     return {**found, "ok": bool(found["ok"] and told and all(told["trusted"].values()))}
 

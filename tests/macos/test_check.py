@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from macos import check, commands, inside, live
+from support.synthetic import PUBLISHED
 
 TOLD = [sys.executable, "-c", """print('{"enforced": true}')"""]
 LOG = """\
@@ -40,10 +42,25 @@ def test_where_there_is_no_metal_the_kernels_for_norms_are_not_trusted_and_the_t
 @pytest.mark.mlx
 def test_where_there_is_no_metal_the_kernel_for_queries_and_keys_is_not_trusted_and_mlxs_own_is_timed(tmp_path):
     pytest.importorskip("mlx")
-    told = commands.read(commands.python("-c", inside.HEADS, str(tmp_path), "8", seconds=300))["told"]
+    shapes = inside.shapes_of_heads()
+    program = commands.python("-c", inside.HEADS, str(tmp_path), "8", json.dumps(shapes), seconds=300)
+    told = commands.read(program)["told"]
     assert told["device"] == "cpu"
-    assert list(told["trusted"].values()) == [False] * 3
-    assert min(*told["plain"].values(), *told["own"].values()) > 0
+    assert list(told["trusted"].values()) == [False] * 3 * len(shapes)
+    assert set(told["plain"]) == set(told["own"]) == set(shapes)
+    times = [*told["plain"].values(), *told["own"].values()]
+    assert min(took for both in times for took in both.values()) > 0
+
+
+@pytest.mark.mlx
+def test_the_kernel_for_queries_and_keys_is_tried_for_each_models_own_heads():
+    """As the engine itself reads them from the models' configurations."""
+    pytest.importorskip("mlx")
+    from fullsize.mlx_families import DENOISERS
+
+    configs = {name: msgspec.convert(PUBLISHED[name].config, of.cls.config_type) for name, of in DENOISERS.items()}
+    expected = {name: config.rotated_heads for name, config in configs.items() if hasattr(config, "rotated_heads")}
+    assert {name: heads for name, (heads, _, _) in inside.shapes_of_heads().items()} == expected
 
 
 def test_what_is_about_macos_is_not_claimed_elsewhere(monkeypatch, tmp_path):

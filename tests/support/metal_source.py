@@ -25,6 +25,7 @@ _TYPES: dict[mx.Dtype, tuple[str, Any, float]] = {
     mx.float16: ("_Float16", np.float16, np.nan),
     mx.bfloat16: ("bfloat16", np.uint16, 0x7FC0),
     mx.int32: ("int", np.int32, 0),
+    mx.uint32: ("uint", np.uint32, 0),
 }
 """Of MLX's types: C++'s, NumPy's of the same size, and what is in an output before it is written: no number."""
 

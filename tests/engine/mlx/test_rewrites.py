@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten
 from locara_sidecar.engine.mlx_engine import device, norms, resizing
 from locara_sidecar.engine.mlx_engine.autoencoders import vae
 from locara_sidecar.engine.mlx_engine.denoisers import flux, mmdit, rotary, streams
+from locara_sidecar.engine.mlx_engine.rotation import by_axis
 from locara_sidecar.engine.mlx_engine.tensors.quantize import AffineQuantizer
 from locara_sidecar.engine.mlx_engine.texts import clip
 from locara_sidecar.engine.mlx_engine.texts.t5 import T5Config, T5Encoder
@@ -38,7 +39,7 @@ def at_many_places():
     """Positions as pictures have them, and the rotation there, with FLUX's axes."""
     grid = np.stack(np.meshgrid([0, 1, 9], [0, 3, 22, 355, 700], range(0, 1000, 13), indexing="ij"), axis=-1)
     places = grid.reshape(-1, 3).astype(np.float64)
-    return places, rotary.rotation_at(places, (16, 56, 56), 10_000.0)
+    return places, by_axis(places, (16, 56, 56), 10_000.0).table()
 
 
 def rotated_pair_by_pair(x, rotation):
@@ -71,7 +72,7 @@ def test_compiled_queries_and_keys_are_rotated_by_one_kernel_each_to_the_same_bi
     places, rotation = at_many_places()
     q, k = (drawn(seed, 1, len(places), 2, 128, dtype=dtype).transpose(0, 2, 1, 3) for seed in (1, 2))
     plain = rotary.rotated(q, rotation), rotary.rotated(k, rotation)
-    mx.eval(q, k)  # and are no part of the graph
+    mx.eval(q, k, rotation)  # and are no part of the graph
     mx.enable_compile()
     try:
         compiled = mx.compile(lambda *given: tuple(rotary.rotated(x, given[-1]) for x in given[:-1]))(q, k, rotation)

@@ -18,6 +18,7 @@ from locara_sidecar.engine.mlx_engine.denoisers.mmdit import MmditConfig
 from locara_sidecar.engine.mlx_engine.denoisers.zimage import ZImageConfig
 from locara_sidecar.engine.mlx_engine.kernels import group_statistics, rotated_heads
 from locara_sidecar.engine.mlx_engine.kernels.rotated_heads import Use
+from locara_sidecar.engine.mlx_engine.rotation import ByAxis, by_axis
 from support.metal_source import changed, metal_kernel, refuses
 from support.parity import error
 from support.runtimes import Control, make_runtime
@@ -50,8 +51,10 @@ def stream(seed, batch, tokens, use, *, small=1.0):
 
 
 def turns(tokens, size):
-    angles = 200 * drawn(99, tokens, size // 2)
-    return mx.stack([mx.cos(angles), mx.sin(angles)], axis=-1)
+    """Tokens at some of a hundred positions, on three axes that share out the pairs unevenly."""
+    first, second = 2 * (size // 10), 2 * (size // 5)
+    places = np.random.default_rng(99).integers(0, 100, (tokens, 3))
+    return by_axis(places, (first, size - first - second, second), 3.0)
 
 
 def by_hand(parts, rotation):
@@ -61,7 +64,7 @@ def by_hand(parts, rotation):
         wide, by = (np.array(value.astype(mx.float32), dtype=np.float64) for value in (x, weight))
         wide = wide.reshape(*x.shape[:2], -1, len(by))
         rows.append(wide / np.sqrt((wide**2).mean(axis=-1, keepdims=True) + EPSILON) * by)
-    x, table = np.concatenate(rows, axis=1), np.array(rotation, dtype=np.float64)[:, None]
+    x, table = np.concatenate(rows, axis=1), np.array(rotation.table(), dtype=np.float64)[:, None]
     a, b, cos, sin = x[..., ::2], x[..., 1::2], table[..., 0], table[..., 1]
     return np.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape).transpose(0, 2, 1, 3)
 
@@ -106,7 +109,7 @@ def test_attention_is_as_with_mlxs_own_operations(played, tokens, dtype):
     use = Use(dtype, 3, 64)
     streams = [stream(i, 2, many, use) for i, many in enumerate(tokens)]
     rotation = turns(sum(tokens), 64)
-    plain = rotary.attended(streams, rotation)
+    plain = rotary.attended(streams, rotation.table())
     rotated_heads.trust(use)
     ours = rotary.attended(streams, rotation)
     assert (ours.dtype, ours.shape) == (dtype, (2, sum(tokens), 192))
@@ -122,12 +125,11 @@ def test_mlx_itself_takes_the_call_and_writes_the_signature_that_the_source_need
     parts = [rotated_heads.Stream(s.q, s.k, s.norms.q.weight, s.norms.k.weight) for s in (stream(1, 2, 5, use),) * 2]
 
     def call(*given):
-        return list(
-            rotated_heads.of([rotated_heads.Stream(*given[:4]), rotated_heads.Stream(*given[4:8])], given[8], 1.0)
-        )
+        streams = [rotated_heads.Stream(*given[:4]), rotated_heads.Stream(*given[4:8])]
+        return list(rotated_heads.of(streams, ByAxis(*given[8:]), 1.0))
 
     entries = []
-    mx.export_function(entries.append, call, *parts[0], *parts[1], turns(10, 128))
+    mx.export_function(entries.append, call, *parts[0], *parts[1], *turns(10, 128))
     (kernel,) = (entry for entry in entries if entry["type"] == "primitive")
     assert [shape for _, shape, _ in kernel["outputs"]] == [(2, 24, 10, 128)] * 2
     name, source, *launch = kernel["arguments"]
@@ -135,7 +137,9 @@ def test_mlx_itself_takes_the_call_and_writes_the_signature_that_the_source_need
     assert f"{name}<bfloat16_t, 128>" in source
     for array in rotated_heads._GIVEN[:8]:
         assert f"const device bfloat16_t* {array} " in source
-    assert "const constant float* epsilon " in source
+    rotation = "device float* turns", "device uint32_t* starts", "device uint32_t* columns"
+    for array in (*rotation, "constant float* epsilon"):
+        assert f"const {array} " in source
 
 
 def test_heads_that_are_not_normed_or_were_not_tried_so_are_left_to_mlx(played):
@@ -147,7 +151,9 @@ def test_heads_that_are_not_normed_or_were_not_tried_so_are_left_to_mlx(played):
     for other in (Use(mx.float32, 2, 32), Use(mx.float16, 4, 16), Use(mx.float16, 3, 32)):
         assert in_one_kernel([stream(1, 1, 5, other)], turns(5, other.size)) is None
     wide = rotary.Norms(nn.RMSNorm(32, eps=EPSILON), nn.RMSNorm(32, eps=EPSILON))
-    assert in_one_kernel([one._replace(norms=wide)], rotation) is None, "types are mixed"
+    mixed = [one._replace(norms=wide)]
+    assert in_one_kernel(mixed, rotation) is None, "types are mixed"
+    assert mx.array_equal(rotary.attended(mixed, rotation), rotary.attended(mixed, rotation.table())).item()
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
@@ -177,7 +183,7 @@ def test_heads_without_positions_are_normed_and_joined_as_without_the_kernel(pla
     rotated_heads.trust(use)
     still = rotary.still(11, use[1:], dtype)
     ours = rotary.prepared(streams, still)
-    assert mx.array_equal(rotary.rotated(plain[0], still), plain[0]).item()
+    assert mx.array_equal(rotary.rotated(plain[0], still.table()), plain[0]).item()
     for found, expected in zip(ours[:2], plain[:2], strict=True):
         apart = mx.abs(found.astype(mx.float32) - expected.astype(mx.float32))
         assert (apart <= 4 * HALF_A_DIGIT[dtype] * mx.abs(expected) + 3e-6).all().item()
@@ -202,13 +208,15 @@ def test_no_other_device_is_tried(monkeypatch, device):
         (changed("by_q_first : by_q_second", "by_q_first : by_q_first"), "compute wrongly on this device"),
         (changed("k_first : k_second", "k_first : q_second"), "compute wrongly on this device"),
         (changed("size_t(picture) * (tokens - firsts)", "0"), "compute wrongly on this device"),
-        (changed("size_t(token) * pairs + pair", "pair"), "compute wrongly on this device"),
+        (changed("starts[token * axes + columns[2 * pair]]", "0"), "compute wrongly on this device"),
+        (changed("axes + columns[2 * pair]", "axes"), "compute wrongly on this device"),
+        (changed("+ columns[2 * pair + 1]", ""), "compute wrongly on this device"),
         (changed("float(SIZE)", "float(SIZE - 1)"), "compute wrongly on this device"),
         (changed("which < 2", "which < 1"), "compute wrongly on this device (inf)"),
     ],
     ids=[
         *("not compiled", "not run", "right", "the other way", "epsilon", "weight", "keys", "picture", "place"),
-        *("mean", "not written"),
+        *("axis", "frequency", "mean", "not written"),
     ],
 )
 def test_a_device_that_fails_or_differs_is_left_at_mlxs_own_operations(monkeypatch, caplog, kernel, said):
@@ -278,7 +286,7 @@ def test_rotation_is_as_the_blocks_without_the_kernel_have_it(played):
     use = Use(mx.float32, 2, 16)
     rotated_heads.trust(use)
     places = np.array([[0, 0, 0], [0, 3, 700], [1, 40, 2]], dtype=np.float64)
-    rotation, one = rotary.rotation_at(places, (4, 6, 6), 10_000.0), stream(5, 1, 3, use)
+    rotation, one = by_axis(places, (4, 6, 6), 10_000.0), stream(5, 1, 3, use)
     for ours, x, norm in zip(in_one_kernel([one], rotation), (one.q, one.k), one.norms, strict=True):
-        plain = rotary.rotated(norm(x.reshape(1, 3, 2, 16)).transpose(0, 2, 1, 3), rotation)
+        plain = rotary.rotated(norm(x.reshape(1, 3, 2, 16)).transpose(0, 2, 1, 3), rotation.table())
         assert error(ours, plain) < 1e-6

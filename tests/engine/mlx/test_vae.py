@@ -1,9 +1,12 @@
 """The autoencoder against diffusers' AutoencoderKL."""
 
+import shutil
+
 import mlx.core as mx
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from mlx import nn
 
 from locara_sidecar.engine.mlx_engine.autoencoders import vae
 from locara_sidecar.engine.mlx_engine.autoencoders.vae import Vae
@@ -74,6 +77,24 @@ def test_in_strips_both_directions_give_what_diffusers_gives(tmp_path, monkeypat
     got = ours.encode(mx.array(last(pixels).numpy()), tiled=True)
     assert error(got.mean, last(posterior.mean)) < TOLERANCES["vae encode"]
     assert error(got.deviation, last(posterior.std)) < TOLERANCES["vae encode"]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="MLX compiles for the CPU with g++")
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+def test_a_bias_and_a_residual_are_added_at_once_to_the_same_bits(dtype):
+    layer, strips = nn.Conv2d(8, 16, 3, padding=1), MlxStrips(lambda *_: None)
+    layer.bias = mx.random.normal((16,), key=mx.random.key(1))
+    layer.set_dtype(dtype)
+    x, residual = (mx.random.normal(shape).astype(dtype) for shape in ((1, 10, 6, 8), (1, 7, 6, 16)))
+    plain = residual + layer(x)[:, 2:9]
+    mx.enable_compile()
+    try:
+        ours = strips.applied(layer, x, 2, 9, residual)
+        mx.eval(ours)
+    finally:
+        mx.disable_compile()
+    assert ours.dtype == dtype
+    assert mx.array_equal(ours, plain).item()
 
 
 def test_a_job_can_stop_between_strips(tmp_path, monkeypatch):

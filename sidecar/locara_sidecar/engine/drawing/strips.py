@@ -111,6 +111,13 @@ class Strips(ABC, Generic[A]):
     def groups(self, norm: Layer) -> int:
         """Return the number of channel groups of a norm."""
 
+    def applied(self, layer: Layer, x: A, first: int, end: int, onto: A | None) -> A:
+        """Apply a convolution, and return the rows ``first`` to ``end`` (exclusive) of the result, added to ``onto``
+        if there is one.
+        """
+        y: Any = self.bands().part(layer(x), first, end)
+        return y if onto is None else onto + y
+
     def finished(self, x: A) -> A:
         """Called with each finished strip, to evaluate lazy work and to let a job stop."""
         return x
@@ -142,9 +149,7 @@ class Strips(ABC, Generic[A]):
                 self._pass(x, bottom)
         made, before = self.bands(), self._normed(block.norm2, y)
         for top, bottom in self._spans(y):
-            branch: Any = self._convolved(block.conv2, y, top, bottom, before)
-            made.add(self.finished(kept.rows(top, bottom) + branch))
-            del branch
+            made.add(self._convolved(block.conv2, y, top, bottom, before, kept))
             kept.release(bottom)
             self._pass(y, bottom)
         return made
@@ -185,16 +190,25 @@ class Strips(ABC, Generic[A]):
         """Release the rows above ``bottom``, except for the last: it is the next strip's halo."""
         x.release(bottom if bottom == x.height else bottom - 1)
 
-    def _convolved(self, layer: Layer, x: Bands[A], top: int, bottom: int, before: Callable[[A], A] | None) -> A:
-        """Compute some rows of a convolution.
+    def _convolved(
+        self,
+        layer: Layer,
+        x: Bands[A],
+        top: int,
+        bottom: int,
+        before: Callable[[A], A] | None,
+        onto: Bands[A] | None = None,
+    ) -> A:
+        """Compute some rows of a convolution, optionally added to the same rows of another map.
 
         Its own padding spoils the outermost rows, so they are cut off, except at the edges of the picture, where it
         belongs.
         """
         above, below = min(1, top), min(1, x.height - bottom)
         window = x.rows(top - above, bottom + below)
-        y = layer(window if before is None else before(window))
-        return self.finished(x.part(y, above, above + bottom - top))
+        window = window if before is None else before(window)
+        base = None if onto is None else onto.rows(top, bottom)
+        return self.finished(self.applied(layer, window, above, above + bottom - top, base))
 
     def _normed(self, norm: Layer, x: Bands[A]) -> Callable[[A], A]:
         """Return a function of rows: a group norm with the statistics of all of ``x``, followed by SiLU."""

@@ -52,6 +52,13 @@ class MlxStrips(Strips[mx.array]):
     def groups(self, norm: Layer) -> int:
         return norm.num_groups
 
+    def applied(self, layer: Layer, x: mx.array, first: int, end: int, onto: mx.array | None) -> mx.array:
+        """Add the bias where the result is added to something: one pass over the rows instead of two."""
+        if onto is None or "bias" not in layer:
+            return super().applied(layer, x, first, end, onto)
+        y = mx.conv2d(x, layer.weight, layer.stride, layer.padding, layer.dilation, layer.groups)
+        return _added(onto, y[:, first:end], layer.bias)
+
     def finished(self, x: mx.array) -> mx.array:
         self._pace(x)
         return x
@@ -63,6 +70,11 @@ class MlxStrips(Strips[mx.array]):
 @partial(mx.compile, shapeless=True)
 def _squared(x: mx.array, mean: mx.array) -> mx.array:
     return mx.square(x.astype(mx.float32) - mean)
+
+
+@partial(mx.compile, shapeless=True)
+def _added(x: mx.array, y: mx.array, bias: mx.array) -> mx.array:
+    return x + (y + bias)
 
 
 @partial(mx.compile, shapeless=True)

@@ -26,6 +26,7 @@ from locara_sidecar.engine.mlx_engine.denoisers import headroom, rotary, streams
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import FeedForward, Mlp, sinusoids
 from locara_sidecar.engine.mlx_engine.norms import EPSILON, modulated, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
+from locara_sidecar.engine.mlx_engine.rotation import by_axis
 
 _FREQUENCIES = 256
 _BASE = 10_000.0
@@ -198,7 +199,8 @@ class Flux(nn.Module):
             grid = np.indices((height // _PACK, width // _PACK)).reshape(2, -1)
             parts.append(np.stack([np.full(grid.shape[1], float(i > 0)), *grid], axis=1))
         places = np.concatenate(parts)
-        return rotary.rotation_at(places, self.config.axes_dims_rope, _BASE)
+        turns = by_axis(places, self.config.axes_dims_rope, _BASE)
+        return rotary.for_blocks(turns, self.config.rotated_heads, self.image.weight.dtype)
 
     def words(self, tokens: mx.array) -> mx.array:
         """Return the text as the blocks take it, the same in every step.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import mlx.core as mx
 from mlx import nn
@@ -25,6 +25,9 @@ from locara_sidecar.engine.mlx_engine.denoisers import headroom, rotary, streams
 from locara_sidecar.engine.mlx_engine.norms import EPSILON, modulated, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
 from locara_sidecar.engine.mlx_engine.tensors.weights import channels_last
+
+if TYPE_CHECKING:
+    from locara_sidecar.engine.mlx_engine.rotation import ByAxis
 
 _FREQUENCIES = 256
 
@@ -144,7 +147,7 @@ class Block(nn.Module):
             self.ff_text = FeedForward(width)
 
     def __call__(
-        self, x: mx.array, text: mx.array, by: mx.array, by_text: mx.array, still: rotary.Rotation | None = None
+        self, x: mx.array, text: mx.array, by: mx.array, by_text: mx.array, still: ByAxis | None = None
     ) -> tuple[mx.array, mx.array]:
         """Run the block on ``x`` (B, patches, width) and ``text`` (B, tokens, width), with their modulations.
 
@@ -164,7 +167,7 @@ class Block(nn.Module):
         return patches, text + gate_ff * self.ff_text(self._modulated(text, shift_ff, scale_ff))
 
     def _join(
-        self, x: mx.array, text: mx.array, by_text: mx.array, still: rotary.Rotation | None
+        self, x: mx.array, text: mx.array, by_text: mx.array, still: ByAxis | None
     ) -> tuple[mx.array, mx.array | None]:
         """Apply the shared attention to both streams. The text's result is None in the last block."""
         goes_on = "out_text" in self
@@ -180,8 +183,8 @@ class Block(nn.Module):
         k, v = (mx.concatenate([self.attn(name, x), self.attn_text(name, text)], axis=2) for name in ("k", "v"))
         return _on_part(self.out, rotary.attention(self.attn("q", x), k, v)), None
 
-    def _second(self, x: mx.array, still: rotary.Rotation | None) -> mx.array:
-        seen = rotary.attended([self.attn2.stream(x)], None if still is None else still[: x.shape[1]])
+    def _second(self, x: mx.array, still: ByAxis | None) -> mx.array:
+        seen = rotary.attended([self.attn2.stream(x)], None if still is None else still.first(x.shape[1]))
         return headroom.restored(self.out2, headroom.less(seen))
 
     def _modulated(self, x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:

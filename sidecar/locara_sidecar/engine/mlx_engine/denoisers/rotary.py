@@ -11,47 +11,45 @@ norm them: it then rotates by nothing (:func:`still`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
-import numpy as np
 
 from locara_sidecar.engine.mlx_engine.kernels import rotated_heads
+from locara_sidecar.engine.mlx_engine.rotation import ByAxis, by_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlx import nn
-    from numpy.typing import NDArray
 
-Rotation = mx.array
-"""Cosine and sine of the angle by which each pair of each token is rotated, (tokens, head size / 2, 2) in float32."""
-
-
-def rotation_at(places: NDArray[Any], sizes: Sequence[int], base: float, *, rounded: bool = False) -> Rotation:
-    """Compute the rotation of tokens at ``places`` (tokens, axes), once before the loop.
-
-    :param sizes: how many numbers of a head belong to each axis, all even.
-    :param base: the base of the frequencies, which are its powers.
-    :param rounded: round angles to float32 before taking their sines, as some models were trained.
-    """
-    angles = [places[:, axis, None] * base ** (-np.arange(0, size, 2) / size) for axis, size in enumerate(sizes)]
-    turns: NDArray[Any] = np.concatenate(angles, axis=1)
-    turns = turns.astype(np.float32).astype(np.float64) if rounded else turns
-    return mx.array(np.stack([np.cos(turns), np.sin(turns)], axis=-1).astype(np.float32))
+Rotation = ByAxis | mx.array
+"""The rotation of all tokens, as blocks get it: for our kernel by axis, for MLX's own operations
+:meth:`.ByAxis.table`.
+"""
 
 
-def still(tokens: int, heads: tuple[int, int] | None, dtype: mx.Dtype) -> Rotation | None:
-    """Return the rotation of tokens without positions: by nothing if our kernel is used, else None.
+def for_blocks(rotation: ByAxis, heads: tuple[int, int] | None, dtype: mx.Dtype) -> Rotation:
+    """Return ``rotation`` in the form that blocks need; once before the loop, so that a table is made only once.
 
     :param heads: their number and size; None if they are not normed as the kernel does it.
     """
-    if heads is None or not rotated_heads.is_used(rotated_heads.Use(dtype, *heads)):
-        return None
-    return mx.zeros((tokens, heads[1] // 2, 2)) + mx.array([1.0, 0.0])  # contiguous, as the kernel reads it
+    return rotation if _in_kernel(heads, dtype) else rotation.table()
 
 
-def rotated(x: mx.array, rotation: Rotation) -> mx.array:
+def still(tokens: int, heads: tuple[int, int] | None, dtype: mx.Dtype) -> ByAxis | None:
+    """Return the rotation of tokens without positions: by nothing if our kernel is used, else None.
+
+    :param heads: as in :func:`for_blocks`.
+    """
+    return None if heads is None or not _in_kernel(heads, dtype) else by_nothing(tokens, heads[1])
+
+
+def _in_kernel(heads: tuple[int, int] | None, dtype: mx.Dtype) -> bool:
+    return heads is not None and rotated_heads.is_used(rotated_heads.Use(dtype, *heads))
+
+
+def rotated(x: mx.array, table: mx.array) -> mx.array:
     """Rotate each pair (2i, 2i + 1) of the last axis by its angle; in float32, because angles reach hundreds.
 
     Inside a compiled block this is a single kernel. For that, the numbers of a pair are separated as views, before they
@@ -59,8 +57,9 @@ def rotated(x: mx.array, rotation: Rotation) -> mx.array:
     memory. Each product and sum is rounded once, as in the formula (a cos - b sin, a sin + b cos).
 
     :param x: (..., tokens, size).
+    :param table: see :meth:`.ByAxis.table`.
     """
-    pairs, cos, sin = x.reshape(*x.shape[:-1], -1, 2), rotation[..., :1], rotation[..., 1:]
+    pairs, cos, sin = x.reshape(*x.shape[:-1], -1, 2), table[..., :1], table[..., 1:]
     a, b = pairs[..., :1].astype(mx.float32), pairs[..., 1:].astype(mx.float32)
     across = mx.where(mx.array([True, False]), -b, a)
     return (pairs.astype(mx.float32) * cos + across * sin).astype(x.dtype).reshape(x.shape)
@@ -100,13 +99,13 @@ def attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
 
 def prepared(streams: Sequence[Stream], rotation: Rotation | None) -> tuple[mx.array, mx.array, mx.array]:
     """Return queries and keys, normed and rotated, and values of all streams, each (B, heads, tokens, size)."""
-    found = None if rotation is None else _in_one_kernel(streams, rotation)
+    found = _in_one_kernel(streams, rotation) if isinstance(rotation, ByAxis) else None
     q, k = _in_several(streams, rotation) if found is None else found
     v = _joined([stream.v for stream in streams], 1)
     return q, k, v.reshape(*v.shape[:2], -1, streams[0].size).transpose(0, 2, 1, 3)
 
 
-def _in_one_kernel(streams: Sequence[Stream], rotation: Rotation) -> tuple[mx.array, mx.array] | None:
+def _in_one_kernel(streams: Sequence[Stream], rotation: ByAxis) -> tuple[mx.array, mx.array] | None:
     given: list[rotated_heads.Stream] = []
     epsilon = 0.0
     for stream in streams:
@@ -121,7 +120,10 @@ def _in_several(streams: Sequence[Stream], rotation: Rotation | None) -> tuple[m
     """Norm each stream's, concatenate and rotate them, with MLX's own operations."""
     normed = [_normed(stream) for stream in streams]
     q, k = (_joined([both[i] for both in normed], 2) for i in range(2))
-    return (q, k) if rotation is None else (rotated(q, rotation), rotated(k, rotation))
+    if rotation is None:
+        return q, k
+    table = rotation.table() if isinstance(rotation, ByAxis) else rotation
+    return rotated(q, table), rotated(k, table)
 
 
 def _normed(stream: Stream) -> tuple[mx.array, mx.array]:

@@ -27,6 +27,7 @@ from locara_sidecar.engine.mlx_engine.denoisers import headroom, rotary
 from locara_sidecar.engine.mlx_engine.denoisers.mmdit import sinusoids
 from locara_sidecar.engine.mlx_engine.norms import EPSILON, raised
 from locara_sidecar.engine.mlx_engine.pace import Paced, unpaced
+from locara_sidecar.engine.mlx_engine.rotation import by_axis
 
 _FREQUENCIES = 256
 _TIME = 256
@@ -218,7 +219,9 @@ class ZImageTransformer(nn.Module):
         image[: grid.shape[1]] = np.stack([np.full(grid.shape[1], filled + 1), *grid], axis=1)
         sizes, base = self.config.axes_dims, self.config.rope_theta
         parts = (text, image, np.concatenate([image, text]))
-        return Places(*(rotary.rotation_at(part, sizes, base, rounded=True) for part in parts))
+        turns = (by_axis(part, sizes, base, rounded=True) for part in parts)
+        heads, dtype = self.config.rotated_heads, self.image.weight.dtype
+        return Places(*(rotary.for_blocks(each, heads, dtype) for each in turns))
 
     def refined(self, tokens: mx.array, places: Places, pace: Paced = unpaced) -> mx.array:
         """Return the refined text, the same in every step.

@@ -3,7 +3,8 @@
 MLX norms queries and keys with separate kernels, for text and picture separately, concatenates text and picture, and
 rotates queries and keys with separate kernels: each number is read and written three to four times. This kernel reads
 the layers' outputs, of one stream or two, and writes the result where attention reads it. One launch handles both
-queries and keys, so the table of cosines and sines is read once.
+queries and keys, and cosines and sines are looked up by the token's position on each axis
+(:mod:`~locara_sidecar.engine.mlx_engine.rotation`): a table for all tokens would be the only large array in float32.
 
 A simdgroup of 32 threads handles the query and the key of one head of one token. Intermediate results are not rounded
 to the arrays' type, so results differ from MLX's own in the last digit, and are closer to the exact ones.
@@ -16,8 +17,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from locara_sidecar.engine.mlx_engine.kernels.trials import Trials, largest, metal_kernel
+from locara_sidecar.engine.mlx_engine.rotation import ByAxis, by_axis
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +38,8 @@ _SOURCE = """
     const uint lane = thread_position_in_threadgroup.x;
     const uint head = thread_position_in_grid.y;
     const uint heads = threads_per_grid.y;
-    const uint tokens = rotation_shape[0];
+    const uint tokens = starts_shape[0];
+    const uint axes = starts_shape[1];
     const uint firsts = q_first_shape[1];
     const uint token = thread_position_in_grid.z % tokens;
     const uint picture = thread_position_in_grid.z / tokens;
@@ -49,9 +53,9 @@ _SOURCE = """
     for (uint i = 0; i < each; i++) {
         const uint pair = lane * each + i;
         if (pair < pairs) {
-            const size_t at = (size_t(token) * pairs + pair) * 2;
-            cosines[i] = rotation[at];
-            sines[i] = rotation[at + 1];
+            const uint turn = starts[token * axes + columns[2 * pair]] + columns[2 * pair + 1];
+            cosines[i] = turns[2 * turn];
+            sines[i] = turns[2 * turn + 1];
         }
     }
     for (uint which = 0; which < 2; which++) {
@@ -84,7 +88,7 @@ _SOURCE = """
 """
 _GIVEN = (
     *("q_first", "k_first", "by_q_first", "by_k_first", "q_second", "k_second", "by_q_second", "by_k_second"),
-    *("rotation", "epsilon"),
+    *("turns", "starts", "columns", "epsilon"),
 )
 
 
@@ -107,12 +111,12 @@ class Stream(NamedTuple):
     weight_k: mx.array
 
 
-def of(streams: Sequence[Stream], rotation: mx.array, epsilon: float) -> tuple[mx.array, mx.array] | None:
+def of(streams: Sequence[Stream], rotation: ByAxis, epsilon: float) -> tuple[mx.array, mx.array] | None:
     """Return queries and keys (B, heads, tokens, size) of one or two streams, normed and rotated.
 
     None if this process has not found that its device computes them correctly for such heads, or if types are mixed.
 
-    :param rotation: cosine and sine of each pair's angle, (tokens, size / 2, 2) in float32, first the first stream's.
+    :param rotation: of all tokens, first the first stream's.
     :param epsilon: of all norms.
     """
     size = streams[0].weight_q.shape[0]
@@ -137,11 +141,11 @@ def trust(use: Use) -> None:
     _trials.trust(use)
 
 
-def _computed(use: Use, streams: Sequence[Stream], rotation: mx.array, epsilon: float) -> tuple[mx.array, mx.array]:
+def _computed(use: Use, streams: Sequence[Stream], rotation: ByAxis, epsilon: float) -> tuple[mx.array, mx.array]:
     first, second = streams[0], streams[-1]
-    batch, tokens = first.q.shape[0], rotation.shape[0]
+    batch, tokens = first.q.shape[0], rotation.starts.shape[0]
     queries, keys = metal_kernel("rotated_heads", _GIVEN, ("queries", "keys"), _SOURCE)(
-        inputs=[*first, *second, rotation, mx.array([epsilon], dtype=mx.float32)],
+        inputs=[*first, *second, *rotation, mx.array([epsilon], dtype=mx.float32)],
         template=[("T", use.dtype), ("SIZE", use.size)],
         grid=(_LANES, use.heads, batch * tokens),
         threadgroup=(_LANES, min(use.heads, _TOGETHER), 1),
@@ -180,29 +184,38 @@ def _difference_in(trial: _Trial, use: Use) -> float:
         return (1 + 0.2 * drawn(use.size)).astype(use.dtype)
 
     streams = [Stream(projected(count), projected(count), weight(), weight()) for count in trial.tokens]
-    angles = 100 * drawn(sum(trial.tokens), use.size // 2)
-    rotation = mx.stack([mx.cos(angles), mx.sin(angles)], axis=-1)
+    rotation = _rotation(sum(trial.tokens), use.size)
     ours = _computed(use, streams, rotation, trial.epsilon)
     theirs = (
-        _plain([(stream.q, stream.weight_q) for stream in streams], rotation, trial.epsilon),
-        _plain([(stream.k, stream.weight_k) for stream in streams], rotation, trial.epsilon),
+        _plain([(stream.q, stream.weight_q) for stream in streams], rotation.table(), trial.epsilon),
+        _plain([(stream.k, stream.weight_k) for stream in streams], rotation.table(), trial.epsilon),
     )
     rounded = mx.finfo(use.dtype).eps / 2 + _EXACT
     pairs = zip(ours, theirs, strict=True)
     return largest([mx.abs(a.astype(mx.float32) - b) / (mx.abs(b) + 1) / rounded for a, b in pairs])
 
 
-def _plain(parts: Sequence[tuple[mx.array, mx.array]], rotation: mx.array, epsilon: float) -> mx.array:
+def _rotation(tokens: int, size: int) -> ByAxis:
+    """Return a rotation on three axes of at least two sizes, at 100 positions, with frequencies of a half to 1."""
+    pairs = size // 2
+    first = pairs // 4
+    second = (pairs - first) // 2
+    places = np.random.default_rng(size).integers(0, 100, (tokens, 3))
+    return by_axis(places, [2 * part for part in (first, second, pairs - first - second)], 2.0)
+
+
+def _plain(parts: Sequence[tuple[mx.array, mx.array]], table: mx.array, epsilon: float) -> mx.array:
     """Compute the same with MLX's own operations, in float32.
 
     :param parts: each stream's numbers and their norm's weight.
+    :param table: see :meth:`.ByAxis.table`.
     """
     normed: list[mx.array] = []
     for x, weight in parts:
         heads = x.astype(mx.float32).reshape(*x.shape[:2], -1, weight.shape[0])
         normed.append(mx.fast.rms_norm(heads, weight.astype(mx.float32), epsilon))
     x = mx.concatenate(normed, axis=1)
-    a, b, cos, sin = x[..., ::2], x[..., 1::2], rotation[:, None, :, 0], rotation[:, None, :, 1]
+    a, b, cos, sin = x[..., ::2], x[..., 1::2], table[:, None, :, 0], table[:, None, :, 1]
     y = mx.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape)
     return y.transpose(0, 2, 1, 3)
 
