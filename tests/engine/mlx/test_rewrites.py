@@ -93,8 +93,8 @@ def test_cosine_and_sine_are_the_exact_ones_rounded_to_float32_and_diffusers():
     angles = [
         places[:, axis, None] * 10_000.0 ** (-np.arange(0, size, 2) / size) for axis, size in enumerate((16, 56, 56))
     ]
-    turns = np.concatenate(angles, axis=1)
-    same(rotation, mx.array(np.stack([np.cos(turns), np.sin(turns)], axis=-1).astype(np.float32)))
+    joined = np.concatenate(angles, axis=1)
+    same(rotation, mx.array(np.stack([np.cos(joined), np.sin(joined)], axis=-1).astype(np.float32)))
     theirs = FluxPosEmbed(10_000, [16, 56, 56])(torch.tensor(places))
     for i, table in enumerate(theirs):
         same(rotation[..., i], mx.array(table[:, ::2].contiguous().numpy()))

@@ -50,7 +50,7 @@ def stream(seed, batch, tokens, use, *, small=1.0):
     return rotary.Stream(q.astype(use.dtype), k.astype(use.dtype), v.astype(use.dtype), use.size, norms)
 
 
-def turns(tokens, size):
+def some_rotation(tokens, size):
     """Tokens at some of a hundred positions, on three axes that share out the pairs unevenly."""
     first, second = 2 * (size // 10), 2 * (size // 5)
     places = np.random.default_rng(99).integers(0, 100, (tokens, 3))
@@ -91,7 +91,7 @@ def test_each_head_is_normed_and_rotated(played, batch, tokens, count, size, dty
     use = Use(dtype, count, size)
     rotated_heads.trust(use)
     streams = [stream(i, batch, many, use, small=0.05**i) for i, many in enumerate(tokens)]
-    rotation = turns(sum(tokens), size)
+    rotation = some_rotation(sum(tokens), size)
     found = in_one_kernel(streams, rotation)
     known = (
         by_hand([(s.q, s.norms.q.weight) for s in streams], rotation),
@@ -108,7 +108,7 @@ def test_each_head_is_normed_and_rotated(played, batch, tokens, count, size, dty
 def test_attention_is_as_with_mlxs_own_operations(played, tokens, dtype):
     use = Use(dtype, 3, 64)
     streams = [stream(i, 2, many, use) for i, many in enumerate(tokens)]
-    rotation = turns(sum(tokens), 64)
+    rotation = some_rotation(sum(tokens), 64)
     plain = rotary.attended(streams, rotation.table())
     rotated_heads.trust(use)
     ours = rotary.attended(streams, rotation)
@@ -129,7 +129,7 @@ def test_mlx_itself_takes_the_call_and_writes_the_signature_that_the_source_need
         return list(rotated_heads.of(streams, ByAxis(*given[8:]), 1.0))
 
     entries = []
-    mx.export_function(entries.append, call, *parts[0], *parts[1], *turns(10, 128))
+    mx.export_function(entries.append, call, *parts[0], *parts[1], *some_rotation(10, 128))
     (kernel,) = (entry for entry in entries if entry["type"] == "primitive")
     assert [shape for _, shape, _ in kernel["outputs"]] == [(2, 24, 10, 128)] * 2
     name, source, *launch = kernel["arguments"]
@@ -137,7 +137,7 @@ def test_mlx_itself_takes_the_call_and_writes_the_signature_that_the_source_need
     assert f"{name}<bfloat16_t, 128>" in source
     for array in rotated_heads._GIVEN[:8]:
         assert f"const device bfloat16_t* {array} " in source
-    rotation = "device float* turns", "device uint32_t* starts", "device uint32_t* columns"
+    rotation = "device float* cos_sin", "device uint32_t* starts", "device uint32_t* columns"
     for array in (*rotation, "constant float* epsilon"):
         assert f"const {array} " in source
 
@@ -145,11 +145,11 @@ def test_mlx_itself_takes_the_call_and_writes_the_signature_that_the_source_need
 def test_heads_that_are_not_normed_or_were_not_tried_so_are_left_to_mlx(played):
     use = Use(mx.float16, 2, 32)
     rotated_heads.trust(use)
-    rotation, one = turns(5, 32), stream(1, 1, 5, use)
+    rotation, one = some_rotation(5, 32), stream(1, 1, 5, use)
     assert in_one_kernel([one], rotation) is not None
     assert rotary.attended([one._replace(norms=None)], rotation).shape == (1, 5, 64)
     for other in (Use(mx.float32, 2, 32), Use(mx.float16, 4, 16), Use(mx.float16, 3, 32)):
-        assert in_one_kernel([stream(1, 1, 5, other)], turns(5, other.size)) is None
+        assert in_one_kernel([stream(1, 1, 5, other)], some_rotation(5, other.size)) is None
     wide = rotary.Norms(nn.RMSNorm(32, eps=EPSILON), nn.RMSNorm(32, eps=EPSILON))
     mixed = [one._replace(norms=wide)]
     assert in_one_kernel(mixed, rotation) is None, "types are mixed"
@@ -163,7 +163,7 @@ def test_heads_that_are_not_normed_or_were_not_tried_so_are_left_to_mlx(played):
 def test_a_device_that_computes_right_is_trusted_for_heads_as_the_models_have_them(played, config, dtype):
     use = Use(dtype, *config.rotated_heads)
     assert rotated_heads.try_out("metal", use)
-    assert in_one_kernel([stream(1, 1, 2, use)], turns(2, use.size)) is not None
+    assert in_one_kernel([stream(1, 1, 2, use)], some_rotation(2, use.size)) is not None
 
 
 def test_a_model_without_such_norms_has_nothing_to_try():
@@ -226,7 +226,7 @@ def test_a_device_that_fails_or_differs_is_left_at_mlxs_own_operations(monkeypat
         assert [rotated_heads.try_out("metal", use) for _ in range(2)] == [said is None] * 2
     assert [said in record.getMessage() for record in caplog.records] == [True] * (said is not None)
     assert all("kernels for queries and keys" in record.getMessage() for record in caplog.records)
-    assert (in_one_kernel([stream(1, 1, 5, use)], turns(5, 64)) is None) is (said is not None)
+    assert (in_one_kernel([stream(1, 1, 5, use)], some_rotation(5, 64)) is None) is (said is not None)
 
 
 def on_a_played_mac(monkeypatch, tmp_path):

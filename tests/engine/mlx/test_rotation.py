@@ -17,9 +17,9 @@ pytestmark = [pytest.mark.mlx, pytest.mark.usefixtures("untried")]
 def one_table(places, sizes, base, *, rounded):
     """The definition, for every token: cosine and sine of position times frequency, in float64 and then rounded."""
     angles = [places[:, axis, None] * base ** (-np.arange(0, size, 2) / size) for axis, size in enumerate(sizes)]
-    turns = np.concatenate(angles, axis=1)
-    turns = turns.astype(np.float32).astype(np.float64) if rounded else turns
-    return np.stack([np.cos(turns), np.sin(turns)], axis=-1).astype(np.float32)
+    joined = np.concatenate(angles, axis=1)
+    joined = joined.astype(np.float32).astype(np.float64) if rounded else joined
+    return np.stack([np.cos(joined), np.sin(joined)], axis=-1).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_what_is_looked_up_by_axis_is_the_table_to_the_bit(sizes, base, rounded)
 def test_each_position_on_an_axis_is_there_once_and_axes_of_one_size_share_them():
     grid = np.indices((1, 64, 64)).reshape(3, -1).T.astype(np.float64)
     rotation = by_axis(grid, (16, 56, 56), 10_000.0)
-    assert rotation.turns.shape == (1 * 8 + 64 * 28, 2)
+    assert rotation.cos_sin.shape == (1 * 8 + 64 * 28, 2)
     assert (rotation.starts.shape, rotation.columns.shape) == ((4096, 3), (64, 2))
 
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class ByAxis(NamedTuple):
     """Cosines and sines of each position on each axis, and where those of a token's pair are found.
 
-    They are in row ``starts[token, axis] + column`` of ``turns``, where ``columns[pair]`` is (axis, column).
+    They are in row ``starts[token, axis] + column`` of ``cos_sin``, where ``columns[pair]`` is (axis, column).
     """
 
-    turns: mx.array
+    cos_sin: mx.array
     """Cosine and sine, (entries, 2) in float32. Axes of the same size have the same frequencies and share entries."""
     starts: mx.array
     """(tokens, axes) in uint32."""
@@ -34,7 +34,7 @@ class ByAxis(NamedTuple):
 
     def table(self) -> mx.array:
         """Return cosine and sine for every token and pair, (tokens, head size / 2, 2) in float32."""
-        return self.turns[self.starts[:, self.columns[:, 0]] + self.columns[:, 1]]
+        return self.cos_sin[self.starts[:, self.columns[:, 0]] + self.columns[:, 1]]
 
     def first(self, tokens: int) -> ByAxis:
         """Return the rotation of the first tokens only."""

@@ -199,8 +199,8 @@ class Flux(nn.Module):
             grid = np.indices((height // _PACK, width // _PACK)).reshape(2, -1)
             parts.append(np.stack([np.full(grid.shape[1], float(i > 0)), *grid], axis=1))
         places = np.concatenate(parts)
-        turns = by_axis(places, self.config.axes_dims_rope, _BASE)
-        return rotary.for_blocks(turns, self.config.rotated_heads, self.image.weight.dtype)
+        rotation = by_axis(places, self.config.axes_dims_rope, _BASE)
+        return rotary.for_blocks(rotation, self.config.rotated_heads, self.image.weight.dtype)
 
     def words(self, tokens: mx.array) -> mx.array:
         """Return the text as the blocks take it, the same in every step.

@@ -213,8 +213,8 @@ class Flux2Transformer(nn.Module):
             grid = np.indices(size, dtype=np.float64).reshape(2, -1)
             place = np.full(grid.shape[1], float(_APART * i))
             parts.append(np.stack([place, *grid, np.zeros(grid.shape[1])], axis=1))
-        turns = by_axis(np.concatenate(parts), self.config.axes_dims_rope, self.config.rope_theta)
-        return rotary.for_blocks(turns, self.config.rotated_heads, self.image.weight.dtype)
+        rotation = by_axis(np.concatenate(parts), self.config.axes_dims_rope, self.config.rope_theta)
+        return rotary.for_blocks(rotation, self.config.rotated_heads, self.image.weight.dtype)
 
     def words(self, tokens: mx.array) -> mx.array:
         """Return the text in the form that the blocks need, the same in every step. ``tokens``: (B, words,

@@ -219,9 +219,9 @@ class ZImageTransformer(nn.Module):
         image[: grid.shape[1]] = np.stack([np.full(grid.shape[1], filled + 1), *grid], axis=1)
         sizes, base = self.config.axes_dims, self.config.rope_theta
         parts = (text, image, np.concatenate([image, text]))
-        turns = (by_axis(part, sizes, base, rounded=True) for part in parts)
+        rotations = (by_axis(part, sizes, base, rounded=True) for part in parts)
         heads, dtype = self.config.rotated_heads, self.image.weight.dtype
-        return Places(*(rotary.for_blocks(each, heads, dtype) for each in turns))
+        return Places(*(rotary.for_blocks(each, heads, dtype) for each in rotations))
 
     def refined(self, tokens: mx.array, places: Places, pace: Paced = unpaced) -> mx.array:
         """Return the refined text, the same in every step.

@@ -53,9 +53,9 @@ _SOURCE = """
     for (uint i = 0; i < each; i++) {
         const uint pair = lane * each + i;
         if (pair < pairs) {
-            const uint turn = starts[token * axes + columns[2 * pair]] + columns[2 * pair + 1];
-            cosines[i] = turns[2 * turn];
-            sines[i] = turns[2 * turn + 1];
+            const uint entry = starts[token * axes + columns[2 * pair]] + columns[2 * pair + 1];
+            cosines[i] = cos_sin[2 * entry];
+            sines[i] = cos_sin[2 * entry + 1];
         }
     }
     for (uint which = 0; which < 2; which++) {
@@ -88,7 +88,7 @@ _SOURCE = """
 """
 _GIVEN = (
     *("q_first", "k_first", "by_q_first", "by_k_first", "q_second", "k_second", "by_q_second", "by_k_second"),
-    *("turns", "starts", "columns", "epsilon"),
+    *("cos_sin", "starts", "columns", "epsilon"),
 )
 
 
