@@ -176,7 +176,8 @@ def shapes_of_heads() -> dict[str, tuple[tuple[int, int], list[int] | None, int]
     for name, (_, _, config) in PUBLISHED.items():
         axes: list[int] | None = config.get("axes_dims_rope", config.get("axes_dims"))
         if axes is not None:
-            found[name] = (config.get("num_attention_heads", config.get("n_heads")), sum(axes)), axes, 1
+            count: int = config["n_heads" if "n_heads" in config else "num_attention_heads"]
+            found[name] = (count, sum(axes)), axes, 1
         elif config.get("qk_norm") == "rms_norm":
             found[name] = (config["num_attention_heads"], config["attention_head_dim"]), None, 2
     return found
