@@ -11,6 +11,7 @@ import pytest
 
 from locara_protocol.errors import RpcError
 from locara_sidecar.capability.files import held, temporary
+from locara_sidecar.machine import disk_space
 from support.granted_folders import KINDS, RESOLUTIONS, Faulty, NoSync, open_folder, tree
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="both strategies are there on Linux only")
@@ -77,6 +78,19 @@ def test_every_call_fails_in_turn(tmp_path: Path, way: tuple[str, str, str, str]
         else:
             assert after == before, name
     assert refused >= (3 if way[1] == "claimed" else 4)  # nothing is written if the name is taken
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC], ids=lambda number: errno.errorcode[number])
+def test_the_message_says_in_which_way_the_disk_is_full(tmp_path: Path, monkeypatch: Any, number: int):
+    monkeypatch.setattr(disk_space, "_no_more_files", lambda _: True)
+    way, counted = ("auto", "named", "rename", "new"), Faulty()
+    for name in ("dry", "full"):
+        prepare(tmp_path / name)
+    attempt(tmp_path / "dry", way, counted)
+    result = attempt(tmp_path / "full", way, Faulty(counted.calls.index("write"), number))
+    assert isinstance(result, RpcError)
+    assert result.kind == "InsufficientDisk"
+    assert {errno.EDQUOT: "quota", errno.ENOSPC: "inodes"}[number] in result.message
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)

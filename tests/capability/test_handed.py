@@ -145,6 +145,14 @@ def test_a_full_disk_leaves_what_was_there(file):
     picked.close()
 
 
+def test_a_used_up_quota_is_called_so(file):
+    picked = hand(file, os.O_RDWR, "write", failing("write_at", errno.EDQUOT))
+    with pytest.raises(RpcError, match="quota") as failure:
+        picked.save(NEW)
+    assert failure.value.kind == "InsufficientDisk"
+    picked.close()
+
+
 @pytest.mark.parametrize("call", ["set_size", "sync"])
 def test_any_later_failure_leaves_an_empty_file_and_no_part_of_a_picture(file, call):
     picked = hand(file, os.O_RDWR, "write", failing(call, errno.EIO))

@@ -1,9 +1,13 @@
 """The queue of what is to be written: order, indexes without gaps, bounds."""
 
 import json
+import threading
+import time
+
+import pytest
 
 from locara_protocol.image_messages import DiffusionStep, PreviewImage
-from locara_sidecar.daemon.wire.outbox import HIGH_WATER_BYTES, MAX_PENDING, Channel, Outbox
+from locara_sidecar.daemon.wire.outbox import HIGH_WATER_BYTES, MAX_BURST, MAX_PENDING, Channel, Outbox
 
 
 def step(number, preview=None, image=1):
@@ -52,6 +56,36 @@ def test_over_the_bound_the_newest_frame_absorbs_the_next_and_leaves_no_hole():
     frames = [message["params"] for message in taken(outbox)]
     assert [frame["index"] for frame in frames] == list(range(MAX_PENDING + 1))
     assert frames[MAX_PENDING - 1]["message"]["step"] == 99
+
+
+@pytest.mark.parametrize(("sent", "left"), [(MAX_PENDING * 4, MAX_PENDING * 4), (MAX_BURST * 2, MAX_BURST)])
+def test_a_burst_loses_nothing_while_the_writer_asks_for_more(sent, left):
+    outbox, channel, written = Outbox(), Channel(7, "DiffusionStep"), []
+    writer = threading.Thread(target=lambda: written.append(outbox.take(1 << 30)))
+    writer.start()
+    while not outbox._asking:
+        time.sleep(0.001)
+    with outbox._condition:  # the writer is not given the processor
+        for number in range(1, sent + 1):
+            outbox.push(channel, step(number))
+    writer.join()
+    frames = [json.loads(line)["params"] for line in written[0].splitlines()]
+    assert len(frames) == left
+    assert frames[-1]["message"]["step"] == sent
+
+
+def test_a_host_that_has_not_taken_the_last_lines_for_a_while_is_slow():
+    now = 0.0
+    outbox, channel = Outbox(lambda: now), Channel(7, "DiffusionStep")
+    outbox.push(channel, step(1))
+    outbox.take(1)
+    for number in range(2, 2 + MAX_PENDING * 2):
+        outbox.push(channel, step(number))  # within the same moment
+    assert len(channel.pending) == MAX_PENDING * 2
+    now = 1.0
+    outbox.push(channel, step(99))
+    assert len(channel.pending) == MAX_PENDING * 2
+    assert channel.pending[-1].step == 99
 
 
 def test_an_absorbed_preview_stays_when_the_later_frame_of_the_same_image_has_none():

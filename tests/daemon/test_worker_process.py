@@ -13,6 +13,7 @@ import msgspec
 import psutil
 import pytest
 
+from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import DownloadProgress
 from locara_sidecar.daemon.model_methods import worker_process
 from locara_sidecar.models import worker
@@ -161,6 +162,26 @@ def test_without_a_thread_it_says_so_at_once(begin, popen, monkeypatch):
     with pytest.raises(BlockingIOError, match="no more threads"):
         anyio.run(main)
     assert popen.started == []
+
+
+def test_a_worker_that_gets_no_thread_says_so_and_no_host_is_told_of_an_update(popen):
+    program = """
+import threading
+from locara_sidecar.models import worker
+def refused(self):
+    raise RuntimeError("can't start new thread")
+threading.Thread.start = refused
+worker.main()
+"""
+
+    async def work():
+        started = worker_process.WorkerProcess(lambda: [sys.executable, "-c", program], Request(), lambda _: None)
+        await started.result()
+
+    with pytest.raises(RpcError) as failure:
+        anyio.run(work)
+    assert failure.value.kind == "InsufficientMemory"
+    assert "reason" not in failure.value.data
 
 
 def test_a_worker_that_tells_more_than_is_looked_at_waits(begin, monkeypatch):

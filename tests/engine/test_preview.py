@@ -85,6 +85,26 @@ def test_one_that_was_disturbed_does_not_stand_for_the_next():
         budget.spent(cost)
 
 
+@pytest.mark.parametrize("disturbed", [1, 2, 3, 10])
+def test_previews_go_on_after_one_that_another_program_interrupted(disturbed):
+    budget = PreviewBudget()
+    for number in range(1, 41):
+        budget.sampled(0.001)
+        assert number == 1 or budget.allows()
+        budget.spent(0.3 if number == disturbed else 0.001)
+
+
+def test_previews_that_become_dearer_are_noticed():
+    budget, spent = PreviewBudget(), 0.0
+    for number in range(1, 201):
+        budget.sampled(0.001)
+        if budget.allows():
+            cost = 0.001 if number <= 10 else 0.1
+            budget.spent(cost)
+            spent += cost
+    assert spent <= BLINK * 200 + 2 * 0.1
+
+
 def sender(sent, **gate):
     spec = frames.PreviewSpec(mode="linear", every_steps=1, max_side=64, max_bytes=4096, mime_type="image/webp")
     return PreviewSender(sent.append if not gate else gate["send"], spec)

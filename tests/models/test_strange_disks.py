@@ -6,6 +6,7 @@ folder that came with the image.
 
 import errno
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import pytest
 from locara_protocol.errors import RpcError
 from locara_sidecar.capability.files.system import System
 from locara_sidecar.machine import disk_space
-from locara_sidecar.models.cache import collect, disk, partial
+from locara_sidecar.models.cache import aside, collect, disk, partial
 from locara_sidecar.models.checks import verify
 from locara_sidecar.models.imports.importing import import_model, storage_error
 from support.model_store import WEIGHTS, download, entry_for, hf_cache, take, whole, write_model
@@ -114,6 +115,55 @@ def test_a_model_that_came_with_an_image_is_removed(store, image):
     assert left(store) == []
     assert list(store.models.iterdir()) == []
     assert list(store.incoming.iterdir()) == []
+
+
+@pytest.fixture
+def half_removed(store, image, monkeypatch):
+    """A removal that was killed after it had hidden the model."""
+
+    def killed(_):
+        raise KeyboardInterrupt
+
+    plan = collect.plan_remove(store, "mine")
+    with monkeypatch.context() as until:
+        until.setattr(aside, "empty_tree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            collect.remove(store, plan, "mine")
+    assert store.entries() == []
+    assert image.folder.is_dir()
+    return image.folder
+
+
+def test_what_a_killed_removal_left_of_an_images_model_is_collected(store, half_removed):
+    os.utime(half_removed, (time.time() - 120,) * 2)
+    assert half_removed in collect.plan_gc(store).waste
+    collect.execute(store, collect.plan_gc(store, 0))
+    assert left(store) == []
+    assert list(store.models.iterdir()) == []
+
+
+def test_what_somebody_may_just_be_putting_back_is_not_collected(store, half_removed):
+    assert half_removed not in collect.plan_gc(store).waste  # hidden a moment ago
+    os.utime(half_removed, (time.time() - 120,) * 2)
+    plan = collect.plan_gc(store)
+    with disk.held(disk.try_lock(store.locks / half_removed.name, shared=False)):
+        collect.execute(store, plan)
+    assert (half_removed / WEIGHTS).exists()
+
+
+def test_what_was_installed_again_after_a_killed_removal_is_kept(store, half_removed, tmp_path):
+    os.utime(half_removed, (time.time() - 120,) * 2)
+    plan = collect.plan_gc(store)
+    take(store, tmp_path / "mine")
+    collect.execute(store, plan)
+    assert whole(store) == ["mine"]
+
+
+def test_a_folder_in_the_cache_that_is_no_models_is_left_alone(store, image):
+    other = store.models / "notes"
+    other.mkdir()
+    os.utime(other, (0, 0))
+    assert other not in collect.plan_gc(store, 0).waste
 
 
 def test_a_model_that_came_with_an_image_is_collected(store, image):

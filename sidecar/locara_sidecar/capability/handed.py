@@ -21,6 +21,7 @@ from locara_sidecar.capability.files.held import MAX_SHOWN, NOT_A_FILE, privacy,
 from locara_sidecar.capability.files.picked import PickedFile, PickedSource, PickedTarget, check_extension, check_room
 from locara_sidecar.capability.files.reading import ReadableFile
 from locara_sidecar.capability.files.system import System
+from locara_sidecar.machine import disk_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from locara_sidecar.capability.authorize import Grant
 
 _CHUNK = 1 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class SentFile(ReadableFile):
@@ -109,11 +109,12 @@ class HandedTarget(PickedTarget):
                     self._system.set_size(self._fd, 0)
                 raise
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in disk_space.FULL:
                 raise _explained(error, self.name) from error
             with contextlib.suppress(OSError):
                 available = self._system.available(self._fd)
-                message = f"The disk is too full to save {shown(self.name, MAX_SHOWN)}."
+                why = disk_space.why_full(error.errno, self._fd, len(data), available)
+                message = f"{shown(self.name, MAX_SHOWN)} cannot be saved. {why}"
                 raise RpcError("InsufficientDisk", message, needed=len(data), available=available) from error
             raise _explained(error, self.name) from error
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import traceback
 import warnings
 from pathlib import Path
@@ -22,6 +21,8 @@ from locara_protocol import wording
 from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import DownloadProgress
 from locara_sidecar.machine import own_files
+from locara_sidecar.machine.processes import shortage
+from locara_sidecar.machine.processes.child import start_thread
 from locara_sidecar.machine.processes.trees import shown
 from locara_sidecar.models.cache.store import Store
 from locara_sidecar.models.catalogue import Entry
@@ -147,8 +148,8 @@ def main() -> None:
             data = data[os.write(out, data) :]
 
     line = sys.stdin.buffer.readline()
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
+        start_thread(_end_with_stdin, name="stdin")  # here, since ending without a word would mean missing files
         work = msgspec.json.decode(line, type=WorkerRequest)
         send(perform(work, lambda progress: send(ProgressFrame(progress)), lambda _: None))
     except ImportError as error:
@@ -158,7 +159,11 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 -- the parent logs it; the host gets a fixed sentence
         if own_files.is_of_ours(error):
             _send_not_ours(send, "it lacks a file")
-        send(Failed("InternalError", "", False, {}, shown(traceback.format_exc())[-_MAX_TRACE:]))
+        lack = shortage.explained(error, ("StorageError",))
+        if lack is not None:
+            send(Failed(lack.kind, lack.message, lack.retryable, lack.data))
+        else:
+            send(Failed("InternalError", "", False, {}, shown(traceback.format_exc())[-_MAX_TRACE:]))
     os._exit(0)
 
 

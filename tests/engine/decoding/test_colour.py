@@ -1,6 +1,7 @@
 """Colours are read as they were meant, alike in every format, and a useless profile is reported."""
 
 import io
+import struct
 import zlib
 
 import numpy as np
@@ -112,7 +113,6 @@ NO_USE = {
     "for grey": encoded(SOFT, icc_profile=icc_profile(b"GRAY")),
     "of Lab": encoded(SOFT, icc_profile=LAB),
     "that links two devices": encoded(SOFT, icc_profile=icc_profile(kind=b"link")),
-    "named by code points": png_with(bytes((12, 13, 0, 1)), b"cICP"),
     "of which a part is missing": with_segments(encoded(SOFT, "JPEG"), *jpeg_of_profile(P3 + bytes(70_000))[:1]),
 }
 
@@ -126,8 +126,55 @@ def test_a_profile_that_is_no_use_is_passed_over_with_a_warning(data):
     assert "sRGB" in found.warning
 
 
-def test_srgb_named_by_code_points_is_no_reason_to_warn():
-    assert decoding.picture(png_with(bytes((1, 13, 0, 1)), b"cICP")).warning is None
+def chunk_of(name, *values):
+    return chunk(name, struct.pack(f">{len(values)}I", *values))
+
+
+PRIMARIES = chunk_of(b"cHRM", 31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_000)
+ADOBE = chunk_of(b"cHRM", 31_270, 32_900, 64_000, 33_000, 21_000, 71_000, 15_000, 6_000)
+LINEAR = chunk_of(b"gAMA", 100_000)
+
+OTHER_SPACES = {
+    "linear": (LINEAR, SOFT),
+    "linear grey": (LINEAR, SOFT.convert("L")),
+    "gamma 1.8": (chunk_of(b"gAMA", 55_556), SOFT),
+    "Adobe RGB": (chunk_of(b"gAMA", 45_470) + ADOBE, SOFT),
+    "code points": (chunk(b"cICP", bytes((12, 13, 0, 1))), SOFT),
+}
+SRGB_SPACES = {
+    "code points": (chunk(b"cICP", bytes((1, 13, 0, 1))), SOFT),
+    "code points besides": (chunk(b"cICP", bytes((1, 13, 0, 1))) + LINEAR, SOFT),
+    "ImageMagick's": (chunk_of(b"gAMA", 45_455) + PRIMARIES, SOFT),
+    "gamma 2.2 and grey": (chunk_of(b"gAMA", 45_455) + ADOBE, SOFT.convert("L")),
+    "an intent besides": (chunk(b"sRGB", b"\0") + LINEAR, SOFT),
+    "no value": (chunk_of(b"gAMA", 0) + chunk(b"cHRM", b""), SOFT),
+}
+
+
+def with_chunks(chunks, image):
+    data = encoded(image)
+    return data[:33] + chunks + data[33:]
+
+
+@pytest.mark.parametrize(("chunks", "image"), OTHER_SPACES.values(), ids=OTHER_SPACES)
+def test_a_png_of_another_space_without_a_profile_is_read_as_srgb_with_a_warning(chunks, image):
+    found = decoding.picture(with_chunks(chunks, image))
+    np.testing.assert_array_equal(np.asarray(found.image), pixels(encoded(image)))
+    assert found.warning is not None
+    assert "gAMA" in found.warning
+
+
+@pytest.mark.parametrize(("chunks", "image"), SRGB_SPACES.values(), ids=SRGB_SPACES)
+def test_srgb_named_by_other_chunks_is_no_reason_to_warn(chunks, image):
+    assert decoding.picture(with_chunks(chunks, image)).warning is None
+
+
+def test_a_profile_counts_more_than_a_gamma():
+    both = png_with(packed(P3))
+    other = both[:33] + LINEAR + both[33:]
+    found = decoding.picture(other)
+    assert found.warning is None
+    np.testing.assert_array_equal(np.asarray(found.image), np.asarray(decoding.picture(both).image))
 
 
 def test_cmyk_without_a_profile_of_its_own_is_taken_by_its_numbers():

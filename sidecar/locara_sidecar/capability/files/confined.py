@@ -25,6 +25,7 @@ from locara_sidecar.capability.files.temporary import (
     Temporary,
     UnsupportedError,
 )
+from locara_sidecar.machine import disk_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -38,7 +39,6 @@ MAX_NUMBER = 10_000
 """The highest number that ``rename`` appends to a file's name."""
 
 _RACES = 16
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @dataclass(frozen=True)
@@ -250,12 +250,12 @@ class ConfinedFolder(HeldFolder):
 
     def _explained(self, error: OSError, relative: str, needed: int) -> RpcError:
         what = shown(relative, MAX_SHOWN)
-        if error.errno in _FULL:
+        if error.errno in disk_space.FULL:
             try:
                 available = self._system.available(self._fd)
             except OSError:
                 available = 0
-            message = f"The disk is too full to save {what}."
+            message = f"{what} cannot be saved. {disk_space.why_full(error.errno, self._fd, needed, available)}"
             return RpcError("InsufficientDisk", message, needed=needed, available=available)
         why = privacy(error.errno) or _WHY.get(error.errno or 0) or os.strerror(error.errno or 0)
         return storage_error(f"{what} cannot be saved in {self._grant.root}: {why}.", error.errno)

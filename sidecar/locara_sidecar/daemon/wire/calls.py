@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from locara_protocol import jsonrpc
 from locara_protocol.errors import RpcError
 from locara_protocol.methods import METHODS
-from locara_sidecar.daemon.wire.off_loop import NO_THREAD
 from locara_sidecar.machine import own_files
+from locara_sidecar.machine.processes import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -23,7 +23,6 @@ log = logging.getLogger("locara.calls")
 
 MAX_HELD = 8 << 20
 """Maximum bytes of a batch's answers, as for one answer; beyond that no more of its requests are accepted."""
-_NO_FILE = (errno.EMFILE, errno.ENFILE)
 
 
 class Batch:
@@ -173,19 +172,12 @@ def _files_gone(text: str, kinds: Collection[str]) -> RpcError:
 
 def unexpected(method: str, error: Exception) -> RpcError:
     """Return the answer to a call of ``method`` that failed with an unexpected ``error``."""
-    number = error.errno if isinstance(error, OSError) else None
     known = METHODS.get(method)
-    if number in _NO_FILE and known is not None and "StorageError" in known.errors:
-        name = errno.errorcode[number]
-        return RpcError("StorageError", f"The sidecar cannot open any more files ({name}).", errno=name)
+    kinds = () if known is None else known.errors
+    lack = shortage.explained(error, kinds)
+    if lack is not None and lack.kind == "StorageError":
+        return lack
     if own_files.is_of_ours(error):
         text = "The sidecar's own files are gone or of another version, perhaps by an update. Restart the sidecar."
-        return _files_gone(text, () if known is None else known.errors)
-    if (
-        isinstance(error, MemoryError)
-        or number in (*_NO_FILE, errno.ENOMEM, errno.EAGAIN)
-        or (isinstance(error, RuntimeError) and NO_THREAD in str(error))
-    ):
-        message = "The system has no more memory, threads or open files for the sidecar; other programs are using them."
-        return RpcError("InsufficientMemory", message)
-    return internal_error()
+        return _files_gone(text, kinds)
+    return internal_error() if lack is None else lack

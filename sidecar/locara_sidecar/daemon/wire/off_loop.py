@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
 
+from locara_sidecar.machine.processes.shortage import NO_THREAD
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-NO_THREAD = "start new thread"
-"""CPython's message when the system refuses a thread; it has no exception type for that."""
 
 Result = TypeVar("Result")
 

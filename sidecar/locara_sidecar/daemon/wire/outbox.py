@@ -6,13 +6,15 @@ Filled by the event loop, emptied by the writer thread; one lock. It implements 
   channel's own frames and its end frame;
 - a frame gets its ``index`` when it is taken for writing, not when it is queued, so dropping one leaves no gap (Tauri's
   client waits forever for a missing index);
-- a channel holds at most :data:`MAX_PENDING` unwritten messages: the newest one absorbs what comes
-  after, keeping an earlier preview of the same image if the later has none.
+- if the host does not keep up, a channel holds at most :data:`MAX_PENDING` unwritten messages: the newest one absorbs
+  what comes after, keeping an earlier preview of the same image if the later has none. On a busy machine the daemon
+  itself may come late and find many messages of the engine at once; of these none is lost, up to :data:`MAX_BURST`.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_PENDING = 16
+MAX_BURST = 256
+"""The most that wait while only the processor is missing: the writer asks for them, or began to write just now."""
+_SLOW_SECONDS = 0.1
 _REPLACED_BYTES = 2048
 HIGH_WATER_BYTES = 4 * 1024 * 1024
 """While more than this is queued, no further line is looked at. Small answers take twice the memory."""
@@ -54,9 +59,15 @@ class _Closing(msgspec.Struct, frozen=True):
 
 
 class Outbox:
-    """Lines to write; see the module's rules. All methods are thread-safe, and only :meth:`take` blocks."""
+    """Lines to write; see the module's rules. All methods are thread-safe, and only :meth:`take` blocks.
 
-    def __init__(self) -> None:
+    :param clock: returns seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._asking = False
+        self._written_since = float("-inf")
         self._condition = threading.Condition()
         self._answers: deque[bytes | _Closing] = deque()
         self._streams: deque[Channel] = deque()
@@ -77,7 +88,7 @@ class Outbox:
         """Queue a message for a channel; the newest pending one absorbs it if the host does not keep up."""
         with self._condition:
             pending = channel.pending
-            if len(pending) >= MAX_PENDING:
+            if len(pending) >= MAX_PENDING and (len(pending) >= MAX_BURST or not self._keeps_up()):
                 last = pending.pop()
                 if isinstance(message, DiffusionStep) and isinstance(last, DiffusionStep):
                     message = with_preview(message, last)
@@ -85,6 +96,10 @@ class Outbox:
                 self._streams.append(channel)
             pending.append(message)
             self._condition.notify()
+
+    def _keeps_up(self) -> bool:
+        """Whether the host, as far as we know, reads what is written."""
+        return self._asking or self._clock() - self._written_since < _SLOW_SECONDS
 
     def close_channel(self, channel: Channel, answer: bytes | None, *, replaced: bool = False) -> None:
         """Close the channel: queue the rest of its frames, its end frame and, unless it is in a batch, the call's
@@ -132,7 +147,9 @@ class Outbox:
             while not (self._answers or self._streams):
                 if self._closed:
                     return None
+                self._asking = True
                 self._condition.wait()
+            self._asking, self._written_since = False, self._clock()
             lines: list[bytes] = []
             size = 0
             while size < max_bytes and (self._answers or self._streams):

@@ -63,11 +63,13 @@ _FILLERS = (b"", b"\xaa" * 64, b"\x55" * 64)
 class _Decoded(NamedTuple):
     """``image``: upright, 8 bits per channel, any mode.
 
-    ``profile``: its ICC profile; None if it has none, empty if it cannot be read.
+    ``profile``: its ICC profile; None if it has none, empty if it cannot be read. ``other_space``: whether it declares
+    a colour space other than sRGB without a profile.
     """
 
     image: PilImage
     profile: bytes | None = None
+    other_space: bool = False
 
 
 class Picture(NamedTuple):
@@ -86,7 +88,7 @@ def picture(data: bytes, room: Room | None = None) -> Picture:
 
     :raises ImageError: for a file that cannot be used as a picture. Whatever ``room`` raises is passed on.
     """
-    image, profile = _decode(data, room)
+    image, profile, other_space = _decode(data, room)
     warning = None
     alpha = None
     if image.mode in ("LA", "RGBA"):
@@ -94,7 +96,12 @@ def picture(data: bytes, room: Room | None = None) -> Picture:
         image = image.convert(image.mode[:-1])
     elif image.mode == "P":
         image = image.convert("RGB")
-    if profile is not None:
+    if other_space:
+        warning = (
+            "The picture declares a colour space other than sRGB by PNG's cICP, gAMA or cHRM, which are not applied. "
+            "Its values were read as sRGB."
+        )
+    elif profile is not None:
         image, fault = colour.to_srgb(image, profile)
         if fault is not None:
             warning = f"The picture's colour profile was not applied: {fault}. Its values were read as sRGB."
@@ -167,7 +174,7 @@ def _png(data: bytes, room: Room) -> _Decoded:
     _require_still(found.still)
     room(_bytes("PNG", found.size, data))
     profile = None if found.profile is None else _inflated(found.profile)
-    return _Decoded(_upright(png.decode(found), found.exif), b"" if found.other_space else profile)
+    return _Decoded(_upright(png.decode(found), found.exif), profile, found.other_space)
 
 
 def _jpeg(data: bytes, room: Room) -> _Decoded:

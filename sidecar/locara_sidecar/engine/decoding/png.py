@@ -28,11 +28,15 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
 _DEPTHS = {_GREY: (1, 2, 4, 8, 16), _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), _GREY_ALPHA: (8, 16), _RGB_ALPHA: (8, 16)}
 _MODES = {_GREY: "L", _RGB: "RGB", _GREY_ALPHA: "LA", _RGB_ALPHA: "RGBA"}
-_NAMES = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"iCCP", b"cICP"}
+_NAMES = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"iCCP", b"cICP", b"sRGB", b"gAMA", b"cHRM"}
 """Chunks that are kept, besides image and animation data: a file may have millions of others."""
 _CHANNELS = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGB_ALPHA: 4}
 _SRGB_CODES = (1, 13, 0, 1)
 """cICP's code points for full-range sRGB (ITU-T H.273)."""
+_SRGB_GAMMA = 45_455
+"""gAMA's value for sRGB. libpng, too, takes one within 5 % of it for sRGB."""
+_SRGB_POINTS = (31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_000)
+"""cHRM's values for sRGB: x and y of white, red, green and blue. libpng, too, takes those within 0.01 for sRGB."""
 _TILE = 256  # pixels; side of the tiles in which pictures are assembled
 _PIECE = 1 << 20  # bytes that are decompressed at a time
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -43,8 +47,8 @@ class Png(NamedTuple):
     """The contents of a PNG.
 
     ``packed``: the image data, compressed. ``clear``: the transparent colour, a sample per channel. ``still``: whether
-    it is a single picture. ``profile``: the ICC profile, still compressed. ``other_space``: whether a cICP chunk
-    declares a colour space other than sRGB.
+    it is a single picture. ``profile``: the ICC profile, still compressed. ``other_space``: whether other
+    chunks declare a colour space that is not sRGB.
     """
 
     width: int
@@ -108,7 +112,7 @@ def parse(data: bytes) -> Png:
         not _animates(found.get(b"acTL", b"")) or pictures + hidden <= 1,
         found.get(b"eXIf"),
         found.get(b"iCCP"),
-        b"cICP" in found and tuple(found[b"cICP"]) != _SRGB_CODES,
+        _is_other_space(found, colour),
     )
 
 
@@ -176,6 +180,20 @@ def _clear_colour(body: bytes, colour: int, depth: int) -> tuple[int, ...] | Non
     if colour not in (_GREY, _RGB) or len(body) != 2 * channels:
         return None
     return tuple(sample & ((1 << depth) - 1) for sample in struct.unpack(f">{channels}H", body))
+
+
+def _is_other_space(found: dict[bytes, bytes], colour: int) -> bool:
+    """Whether the chunk that counts (4.3, 11.3.2) declares a colour space other than sRGB without an ICC profile."""
+    if b"cICP" in found:
+        return tuple(found[b"cICP"]) != _SRGB_CODES
+    if b"iCCP" in found or b"sRGB" in found:
+        return False
+    gamma, points = found.get(b"gAMA", b""), found.get(b"cHRM", b"")
+    if len(gamma) == 4 and (value := int.from_bytes(gamma)) > 0 and abs(value / _SRGB_GAMMA - 1) > 0.05:
+        return True
+    if len(points) != 32 or colour in (_GREY, _GREY_ALPHA):
+        return False
+    return any(abs(a - b) > 1000 for a, b in zip(struct.unpack(">8I", points), _SRGB_POINTS, strict=True))
 
 
 def _animates(body: bytes) -> bool:

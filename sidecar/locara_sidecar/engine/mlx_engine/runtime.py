@@ -98,8 +98,8 @@ class MlxBackend(Backend):
             try:
                 family.prepare(sizes, into, Progress(family.size(sizes), report, control.checkpoint))
             except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    raise _no_room(sum(sizes.values()), into) from error
+                if error.errno in disk_space.FULL:
+                    raise _no_room(sum(sizes.values()), into, error.errno) from error
                 name = errno.errorcode.get(error.errno or 0, "EIO")
                 raise EngineError(
                     "StorageError", f"The prepared model could not be written ({name}).", errno=name
@@ -176,7 +176,11 @@ def create(scratch: str = "", settings: Mapping[str, str] | None = None) -> Stag
     return StagedRuntime(MlxBackend(settings))
 
 
-def _no_room(needed: int, folder: Path) -> EngineError:
+def _no_room(needed: int, folder: Path, number: int | None = errno.ENOSPC) -> EngineError:
+    """Return the error for a disk without room.
+
+    :param number: the error number of the write that failed.
+    """
     available = disk_space.free(folder)
-    text = f"The prepared model needs {needed} bytes of disk space; {available} are free."
+    text = f"The prepared model cannot be written. {disk_space.why_full(number, folder, needed, available)}"
     return EngineError("InsufficientDisk", text, needed=needed, available=available)

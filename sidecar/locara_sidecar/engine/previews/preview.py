@@ -46,7 +46,7 @@ class PreviewBudget:
         self._sampled = self._spent = 0.0
         self._steps = 0
         self._costs: deque[float] = deque(maxlen=_RECENT)
-        self._first = True
+        self._made = 0
 
     def sampled(self, seconds: float) -> None:
         """Record the duration of a step, without its preview."""
@@ -54,16 +54,19 @@ class PreviewBudget:
         self._steps += 1
 
     def spent(self, seconds: float) -> None:
-        """Record how long a preview took on the sampling thread."""
-        if self._first:
-            self._first = False
-            return
-        self._spent += seconds
+        """Record how long a preview took on the sampling thread.
+
+        The cheapest recent one is what counts: on a busy machine the thread may be kept waiting in the middle of a
+        preview for a hundred times what that costs.
+        """
         self._costs.append(seconds)
+        self._made += 1
+        if self._made > 1:
+            self._spent += min(self._costs)
 
     def allows(self) -> bool:
         """Whether one more preview fits, at the cost of the cheapest recent one."""
-        cost = min(self._costs, default=0.0)
+        cost = min(self._costs) if self._made > 1 else 0.0
         return self._spent + cost <= max(_SHARE * self._sampled, BLINK * self._steps)
 
 

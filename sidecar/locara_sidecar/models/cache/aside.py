@@ -88,6 +88,20 @@ def set_aside(store: Store, key: str) -> Aside | None:
     return Aside(folder, gone, None)
 
 
+def finish(folder: Path) -> None:
+    """Delete what is left of a model whose ``meta.json`` was hidden by a process that did not get further. Whatever
+    has been installed there meanwhile stays.
+    """
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY | _FOLDER)
+        try:
+            os.stat(META, dir_fd=fd)
+        except FileNotFoundError:
+            Aside(folder, folder, fd).free_name()
+        else:
+            os.close(fd)
+
+
 def _hide(folder: Path, gone: Path) -> int:
     """Move ``meta.json`` only; return the folder, opened. Synced, because the bytes are deleted next."""
     fd = os.open(folder, os.O_RDONLY | _FOLDER)

@@ -164,6 +164,9 @@ def execute(store: Store, plan: Plan) -> Removed:
     for path in plan.waste:
         if path.parent == store.blobs and not used.isdisjoint(inode for _, inode, _ in files_of(path)):
             continue
+        if path.parent == store.models or path.name.startswith("gone-"):
+            _finish_removal(store, path)
+            continue
         _delete(path)  # a process that resumes an unfinished file renames it first
     return Removed(done, max(0, before - Survey(store).total()))
 
@@ -194,6 +197,22 @@ def _remove_entry(store: Store, entry: Installed) -> bool:
         gone.delete()
     drop_blobs(store, [store.blob(file.sha256) for file in entry.meta.files])
     return True
+
+
+def _finish_removal(store: Store, folder: Path) -> None:
+    """Delete what an interrupted removal has left, blobs included; nothing of a model whose lock a process holds, since
+    it may put it back.
+    """
+    inodes = inodes_of(folder)
+    if folder.parent == store.models:
+        lock = disk.try_lock(store.locks / folder.name, shared=False)
+        if lock is None:
+            return
+        with disk.held(lock):
+            aside.finish(folder)
+    else:
+        remove_tree(folder)
+    drop_blobs(store, [path for path, inode, _ in files_of(store.blobs) if inode in inodes])
 
 
 def _heard(store: Store, key: str) -> Literal["free", "unknown"]:

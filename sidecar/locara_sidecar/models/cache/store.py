@@ -154,6 +154,11 @@ class Installed(msgspec.Struct, frozen=True):
         return self.meta.ids if self.derived_from is None else [self.derived_from.model]
 
 
+def is_key(name: str) -> bool:
+    """Whether a folder with that name could be an entry's."""
+    return _SHA256.fullmatch(name) is not None
+
+
 def latest(entries: Iterable[Installed], *, damaged: bool = False) -> dict[str, Installed]:
     """Return what is installed under each catalogue id, the latest if there are several.
 

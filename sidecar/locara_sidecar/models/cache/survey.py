@@ -6,6 +6,7 @@ Stats every file and reads none.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,8 @@ import msgspec
 
 from locara_sidecar.machine.processes.trees import files_below
 from locara_sidecar.models.cache import disk, owner, partial
-from locara_sidecar.models.cache.store import STRANGERS_SECONDS, Installed, Store
+from locara_sidecar.models.cache.digest import META
+from locara_sidecar.models.cache.store import STRANGERS_SECONDS, Installed, Store, is_key
 from locara_sidecar.weights import text_files
 
 if TYPE_CHECKING:
@@ -92,7 +94,9 @@ class Survey:
         return sum(self.sizes.values())
 
     def waste(self, older_than: float) -> list[Path]:
-        """Return blobs in no tree, and leftovers in ``incoming``, if last changed before ``older_than``."""
+        """Return blobs in no tree and leftovers in ``incoming``, if last changed before ``older_than``, and models
+        whose removal was interrupted.
+        """
         used = self.building.union(*self.trees.values())
         found = [path for path, inode in self.blobs.items() if inode not in used and _changed(path) < older_than]
         with contextlib.suppress(OSError):
@@ -100,10 +104,16 @@ class Survey:
                 if path.is_file():
                     given_up = self._given_up(path, older_than)
                 else:
-                    given_up = path.name.startswith("gone-") or abandoned(path)
+                    given_up = self.is_removed(path) or abandoned(path)
                 if given_up:
                     found.append(path)
+        with contextlib.suppress(OSError):
+            found += [path for path in sorted(self.store.models.iterdir()) if half_removed(path)]
         return found
+
+    def is_removed(self, path: Path) -> bool:
+        """Whether waste is a removed model, of which only the bytes are left."""
+        return path.parent == self.store.models or path.name.startswith("gone-")
 
     def _given_up(self, path: Path, older_than: float) -> bool:
         """Whether nobody will resume an unfinished file: it is old, or the finished file exists."""
@@ -120,8 +130,10 @@ class Survey:
         going = {entry.key for entry in models}
         stays = self.building.union(*(inodes for key, inodes in self.trees.items() if key not in going))
         gone = set[Inode]().union(*(self.trees[key] for key in going))
+        waste = set(waste)
+        blobs = {inode for path, inode in self.blobs.items() if path not in waste}
         for path in waste:
-            gone |= inodes_of(path) if path.is_dir() else {inode for _, inode, _ in files_of(path)}
+            gone |= inodes_of(path) - (set() if self.is_removed(path) else blobs)
         # a blob of a removed model is its second name and is removed with it
         return sum(self.sizes.get(inode, 0) for inode in gone - stays)
 
@@ -157,6 +169,13 @@ def drop_blobs(store: Store, blobs: Iterable[Path], but: Path | None = None) -> 
         if used.isdisjoint(inode for _, inode, _ in files_of(blob)):
             with contextlib.suppress(OSError):
                 blob.unlink()
+
+
+def half_removed(folder: Path) -> bool:
+    """Whether a killed process has left this folder in ``models`` without its ``meta.json`` (``aside.py``)."""
+    ours = is_key(folder.name) and folder.is_dir() and not folder.is_symlink()
+    # a process that hides a model may be about to put it back
+    return ours and not os.path.lexists(folder / META) and _changed(folder) < time.time() - 60
 
 
 def abandoned(folder: Path) -> bool:

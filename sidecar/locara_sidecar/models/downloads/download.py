@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from locara_protocol.errors import RpcError
+from locara_sidecar.machine import disk_space
 from locara_sidecar.models.cache import collect, disk, partial
 from locara_sidecar.models.cache.staging import BlobMissingError, Staging, settled
 from locara_sidecar.models.cache.store import File, Installed, Origin
@@ -36,7 +37,6 @@ AT_ONCE = 4
 """The number of files transferred in parallel."""
 
 _SPARE = 64 * 1024 * 1024  # bytes of the disk left to others
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class Download:
@@ -216,8 +216,11 @@ class Download:
         return RpcError("InsufficientDisk", message, needed=self._needed, available=available)
 
     def _storage(self, error: OSError) -> RpcError:
-        if error.errno in _FULL:
-            return self._no_room(disk.available(self._store.root))
+        if error.errno in disk_space.FULL:
+            available = disk.available(self._store.root)
+            why = disk_space.why_full(error.errno, self._store.root, self._needed, available)
+            message = f"{self._entry.id} cannot be downloaded. {why}"
+            return RpcError("InsufficientDisk", message, needed=self._needed, available=available)
         name = errno.errorcode.get(error.errno or 0, "EIO")
         return RpcError("StorageError", f"The model cache {self._store.root} cannot be written ({name}).", errno=name)
 

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from locara_protocol.errors import RpcError, invalid_params
+from locara_sidecar.machine import disk_space
 from locara_sidecar.models.cache import collect, disk
 from locara_sidecar.models.cache.digest import META
 from locara_sidecar.models.cache.staging import Staging, settled
@@ -39,7 +40,6 @@ _CHUNK = 1 << 20
 _MAX_DEPTH = 64  # nested folders
 _SHOWN = 200  # characters of a path
 _REVISION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def import_model(
@@ -100,9 +100,9 @@ def storage_error(store: Store, error: OSError, needed: int) -> RpcError:
 
     :param needed: bytes that were to be written, as far as known.
     """
-    if error.errno in _FULL:
+    if error.errno in disk_space.FULL:
         available = disk.available(store.root)
-        message = f"The disk is full: {needed} bytes are needed, {available} are free."
+        message = disk_space.why_full(error.errno, store.root, needed, available)
         return RpcError("InsufficientDisk", message, needed=needed, available=available)
     name = errno.errorcode.get(error.errno or 0, "EIO")
     if disk.is_below(error, store.root):
