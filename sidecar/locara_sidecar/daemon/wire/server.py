@@ -202,16 +202,40 @@ class Server:
             if batch is not None:
                 batch.require_room(method)
             self._open_channel(call, method, request.params)
-            params = jsonrpc.decode_params(method.params, request.params)
-            handler = self._handlers[method.name]
-            if not isinstance(handler, OffLoopHandler):
-                _give(call, handler(call, params))
-            elif method.name in self._kept:
-                _give(call, handler.then(call, params, self._kept[method.name]))
-            elif self._start_aside(self._after_disk, call, handler, params):
+            if not jsonrpc.has_decoder(method.params) and self._start_aside(
+                self._after_building, call, method, request.params
+            ):
                 self._at_disk = True
-            else:  # nobody else is waiting yet
-                _give(call, handler.then(call, params, handler.fetching(params)()))
+            else:
+                self._at_disk = self._perform(call, method, request.params)
+
+    def _perform(self, call: Call, method: Method, raw: bytes) -> bool:
+        """Pass a call to its handler; return whether it waits for a disk first."""
+        params = jsonrpc.decode_params(method.params, raw)
+        handler = self._handlers[method.name]
+        if not isinstance(handler, OffLoopHandler):
+            _give(call, handler(call, params))
+        elif method.name in self._kept:
+            _give(call, handler.then(call, params, self._kept[method.name]))
+        elif self._start_aside(self._after_disk, call, handler, params):
+            return True
+        else:  # nobody else is waiting yet
+            _give(call, handler.then(call, params, handler.fetching(params)()))
+        return False
+
+    async def _after_building(self, call: Call, method: Method, raw: bytes) -> None:
+        """Perform the first call with parameters of this type, after a thread has built what decodes them."""
+        waits = False
+        try:
+            with _answering(call):
+                build = partial(jsonrpc.build_decoder, method.params)
+                await off_loop(build, abandon=True, refused=build)  # it computes, and waits for nothing
+                waits = not call.answered and self._perform(call, method, raw)
+        except Exception:  # there is no memory for an answer: later lines may have better luck
+            self._free()
+            raise
+        if not waits:
+            self._free()
 
     async def _after_disk(self, call: Call, handler: OffLoopHandler, params: Any) -> None:
         try:
