@@ -26,10 +26,12 @@ from locara_sidecar.daemon.process import hostwatch, kept_modules, logs
 from locara_sidecar.daemon.process.ending import Ending
 from locara_sidecar.daemon.wire.calls import Calls, internal_error
 from locara_sidecar.daemon.wire.incoming import Incoming
+from locara_sidecar.daemon.wire.off_loop import keep_a_thread
 from locara_sidecar.daemon.wire.outbox import Outbox
 from locara_sidecar.daemon.wire.server import Server
 from locara_sidecar.daemon.wire.stdio import LineWriter
 from locara_sidecar.machine import engine_choice, own_files, supported
+from locara_sidecar.machine.processes import garbage
 
 if TYPE_CHECKING:
     import asyncio
@@ -235,8 +237,10 @@ class Daemon:
                 tasks.start_soon(_guarded, *task)
             self._context = contextvars.copy_context()
             self._loop = cast("asyncio.AbstractEventLoop", anyio.lowlevel.current_token().native_token)
+            garbage.start()
             self._drain()
             kept_modules.start()
+            tasks.start_soon(_guarded, keep_a_thread)
             if not self._stopping:
                 await stopped.wait()
             await self._end()

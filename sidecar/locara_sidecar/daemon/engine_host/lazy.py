@@ -118,7 +118,7 @@ class LazyEngine:
                         raise
                     look = partial(own_files.are_replaced, began)
                     settle = look if asked.cancelled else partial(own_files.settled_since, began)
-                    replaced = await self._wait(asked, settle, refused=look)
+                    replaced = await self._wait(asked, settle, refused=lambda: False)
                     await self._made_for(asked)
                     replaced = replaced or client.outdated
                     if replaced and asked.cancelled:
@@ -137,7 +137,7 @@ class LazyEngine:
 
         :raises RpcError: RequestCancelled, if the job is cancelled while waiting.
         """
-        found = await self._wait(asked, partial(_look, wait=not asked.cancelled), refused=partial(_look, wait=False))
+        found = await self._wait(asked, partial(_look, wait=not asked.cancelled))
         if self._client is None:
             self._client = self._make()
             if self._closed:
