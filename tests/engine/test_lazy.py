@@ -82,6 +82,7 @@ def test_no_engine_is_started_for_a_job_that_waited_as_the_daemon_ended(spec, im
 def test_jobs_after_an_update_get_an_engine_of_the_new_folder(spec, monkeypatch, tmp_path):
     transport = Engines(lambda: Played(finish))
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "python"))
+    monkeypatch.setattr(program, "_first", [])
 
     async def jobs():
         engine = LazyEngine(lambda: EngineClient("fake", on_log=lambda _: None, transport=transport))

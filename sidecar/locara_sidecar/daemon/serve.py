@@ -144,11 +144,14 @@ class Daemon:
             self._drain()
             kept_modules.run(self._main, lambda: self._loop is not None)
         except Exception as error:  # noqa: BLE001 -- an event loop that cannot be made, or no memory
+            steps = self._when_failed
             if self._loop is None and own_files.is_of_ours(error):
+                _tell("there is no event loop; calls are refused", error)
                 self._serve_without_loop(error)
+                steps = self._when_ended if self._stopping else self._when_failed
             self._reserve.close()
             self._failure = error
-            for step in self._when_failed:
+            for step in steps:
                 try:
                     step()
                 except Exception:  # noqa: BLE001 -- reporting it takes memory, too

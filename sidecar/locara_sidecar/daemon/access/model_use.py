@@ -16,7 +16,7 @@ import msgspec
 from locara_protocol.errors import RpcError
 from locara_sidecar.daemon import system
 from locara_sidecar.daemon.access import inventory
-from locara_sidecar.daemon.access.model_specs import model_spec
+from locara_sidecar.models.model_specs import model_spec
 from locara_sidecar.daemon.wire.off_loop import off_loop
 
 if TYPE_CHECKING:

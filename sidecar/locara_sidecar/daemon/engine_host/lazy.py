@@ -58,7 +58,7 @@ class LazyEngine:
         self._client: EngineClient | None = None
         self._asked: dict[str, _Asked] = {}  # by the job's id
         self._closed = False
-        self._first = self._latest = program.find(wait=False)
+        self._latest: Program | None = None
 
     @property
     def device(self) -> str | None:
@@ -124,7 +124,8 @@ class LazyEngine:
                     if replaced and asked.cancelled:
                         raise failures.cancelled() from error
                     if not replaced or not left:
-                        updated = self._updated or await self._wait(asked, own_files.are_replaced)
+                        updated = program.was_replaced(self._latest)
+                        updated = updated or await self._wait(asked, own_files.are_replaced, refused=lambda: False)
                         raise (failures.after_update(error) if updated else error) from None
                     client.replace(error)
                     new.repeat()
@@ -160,11 +161,6 @@ class LazyEngine:
         finally:
             asked.waiting = None
         raise failures.cancelled()
-
-    @property
-    def _updated(self) -> bool:
-        """Whether an engine would now be started from other files than the daemon was."""
-        return self._first is not None and self._latest is not None and self._first != self._latest
 
     async def unload(self) -> bool:
         """End an engine without a job; return whether there was one."""

@@ -10,7 +10,7 @@ import gc
 import sys
 
 _YOUNG = 200
-"""New objects after which they are looked at, and ten times as many now and then. Python's own figure is 700 or more:
+"""New objects after which they are looked at, and five times as many now and then. Python's own figure is 700 or more:
 that made pauses of 4 ms."""
 
 _modules: list[int] = []
@@ -19,7 +19,7 @@ _modules: list[int] = []
 def start() -> None:
     """Exempt all objects that exist, and look at new ones more often, but at fewer. Quick."""
     gc.freeze()
-    gc.set_threshold(_YOUNG, 10, 10)
+    gc.set_threshold(_YOUNG, 5, 10)
     _modules[:] = [len(sys.modules)]
 
 
