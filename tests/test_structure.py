@@ -45,7 +45,6 @@ def calls(source):
     [
         ("resolve", "daemon/images/image_calls.py"),
         ("model_spec", "daemon/access/model_use.py"),
-        ("ModelSpec", "daemon/access/model_specs.py"),
         ("JobSpec", "daemon/images/generation.py"),
         ("LoadSpec", "daemon/model_methods/engine_calls.py"),
         ("PrepareSpec", "daemon/model_methods/preparing.py"),
@@ -59,6 +58,15 @@ def test_a_call_is_resolved_once_and_described_to_the_engine_in_one_place(name, 
         if called == name
     ]
     assert found == [place]
+
+
+def test_what_an_engine_gets_as_a_model_is_made_of_its_catalogue_entry_and_never_of_dummies():
+    found = [
+        str(path.relative_to(SIDECAR))
+        for path in sorted(SIDECAR.rglob("*.py"))
+        if "ModelSpec" in calls(path.read_text("utf-8"))
+    ]
+    assert found == ["models/model_specs.py"]
 
 
 def asks_the_gate(source):

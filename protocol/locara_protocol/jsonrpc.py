@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from locara_protocol.errors import RpcError
-from locara_protocol.params import channel_of, decode_params, parse_channel
+from locara_protocol.params import build_decoder, channel_of, decode_params, has_decoder, parse_channel
 from locara_protocol.records import Record
 from locara_protocol.scan import exceeds_depth, first_byte, is_utf8
 
@@ -34,6 +34,7 @@ __all__ = [
     "Notification",
     "Request",
     "StrayResponse",
+    "build_decoder",
     "channel_of",
     "decode_line",
     "decode_params",
@@ -41,6 +42,7 @@ __all__ = [
     "encode_error",
     "encode_notification",
     "encode_result",
+    "has_decoder",
     "line_too_long",
     "parse_channel",
 ]

@@ -126,14 +126,15 @@ def test_a_thousand_calls_make_no_file_system_call_on_the_event_loop(places):
 @pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_in_a_thousand_calls_no_callback_of_the_event_loop_computes_for_long(places):
-    """Processor time, 25 ms at most. Two are asked for and not met: on a slow machine one callback in sixteen takes
-    longer, and the first call of a kind, whose parameters' types are looked through then, up to 11 ms."""
+    """Processor time. Two milliseconds are asked for. On a slow machine with ten other programs at work 3 to 8 of 16 000
+    callbacks took 2 to 3.1 ms, others each time: none of ours computes that long, but a processor whose caches others
+    have emptied does the same work more slowly. So one callback in a thousand may, and none may take 5 ms."""
     with every_call(places, app(places), watch="time") as calls:
         calls.at_once(0)
         calls.one_by_one()
         thousand(calls)
-    slow = [line for line in notes(places) if float(line.split()[0]) >= 25]
-    assert slow == []
+    slow = [float(line.split()[0]) for line in notes(places)]
+    assert (max(slow, default=0) < 5, len(slow) <= 16) == (True, True), notes(places)
 
 
 def thousand(calls):

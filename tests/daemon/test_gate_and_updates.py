@@ -48,7 +48,7 @@ def away(prefix):
 def asked(prefix, monkeypatch):
     """A gate that finds the model on the disk, if it is there."""
 
-    def take(catalogue, pinned):
+    def take(catalogue, pinned, **_):
         there = prefix / "mine"
         return inventory.Inventory({"mine": there} if there.exists() else {})
 
@@ -64,7 +64,7 @@ def test_a_model_that_is_away_for_a_moment_is_installed(asked, away, monkeypatch
     else:
         looks, take = [], inventory.take
 
-        def interrupted(catalogue, pinned):
+        def interrupted(catalogue, pinned, **_):
             looks.append(None)
             if len(looks) == 1:
                 away()
@@ -100,7 +100,9 @@ def gate_of(entries, there):
         own_folder=lambda _: None,
     )
     made = gate.Gate(catalogue, "mlx", lambda: SimpleNamespace(manifest=None), lambda *_: None)
-    made._seen = (1, inventory.Inventory(dict.fromkeys(there, Path("/there"))))
+    folders = dict.fromkeys(there, Path("/there"))
+    found = inventory.expected(entries, folders, fake=False)
+    made._seen = (1, inventory.Inventory(folders, expected=found))
     return made
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+import anyio
 import psutil
 import pytest
 
@@ -51,7 +52,7 @@ class Everyone:
 class Wired:
     """A server on which each method is a short call, answered when the test says so."""
 
-    def __init__(self, **handlers):
+    def __init__(self, start_aside=lambda *_: False, later=lambda _: False, **handlers):
         self.outbox = Outbox()
         self.in_flight = InFlight(lambda *_: None, lambda: self.server.go_on())
         self.waiting, self.resumed = [], 0
@@ -65,6 +66,8 @@ class Wired:
             max_line_bytes=MIB,
             is_full=self.in_flight.is_full,
             resume=self.resume,
+            start_aside=start_aside,
+            later=later,
         )
 
     def resume(self):
@@ -101,6 +104,35 @@ def test_no_line_is_looked_at_while_so_many_short_calls_are_in_flight():
     assert (wired.server.busy, wired.resumed) == (False, 1)
     wired.answer(wired.waiting[3])
     assert wired.resumed == 1  # there was room for it
+
+
+def test_with_an_event_loop_each_entry_of_a_batch_has_a_callback_of_its_own():
+    due = []
+    wired = Wired(later=lambda function: due.append(function) is None)
+    wired.server.handle_line(json.dumps([request(number) for number in range(3)]).encode())
+    for waiting in range(3):
+        assert (len(wired.waiting), wired.server.busy) == (waiting, True)
+        due.pop(0)()
+    due.pop(0)()
+    assert (len(wired.waiting), wired.server.busy, wired.resumed, due) == (3, False, 1, [])
+
+
+def test_what_decodes_the_parameters_of_a_first_call_is_built_off_the_event_loop(monkeypatch):
+    built, aside = set(), []
+    monkeypatch.setattr(jsonrpc, "has_decoder", built.__contains__)
+    wired = Wired(start_aside=lambda *task: aside.append(task) is None)
+    params = METHODS["models.list"].params
+    monkeypatch.setattr(jsonrpc, "build_decoder", lambda type_: built.add((type_, threading.current_thread())))
+    wired.server.handle_line(json.dumps(request(1)).encode())
+    assert (wired.waiting, wired.server.busy) == ([], True)
+    ((function, *args),) = aside
+    anyio.run(function, *args)
+    ((type_, thread),) = built
+    assert (type_, thread is threading.main_thread()) == (params, False)
+    assert (len(wired.waiting), wired.server.busy, wired.resumed) == (1, False, 1)
+    built.add(params)
+    wired.server.handle_line(json.dumps(request(2)).encode())
+    assert (len(wired.waiting), len(aside)) == (2, 1)
 
 
 def test_long_calls_do_not_keep_a_cancel_in_the_pipe():

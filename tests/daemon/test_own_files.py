@@ -169,6 +169,29 @@ def test_a_daemon_that_starts_anew_says_which_descriptors_it_needs(monkeypatch):
     assert given == [(8, 9, 7)]
 
 
+def test_a_daemon_that_has_claimed_its_descriptors_is_not_started_anew_without_them(monkeypatch):
+    """The new process would have read from the null device and answered on stderr."""
+    begun = []
+    monkeypatch.setattr(own_files.os, "execv", lambda *words: begun.append(words))
+    monkeypatch.setattr(own_files.os, "dup2", lambda *_: None)
+    monkeypatch.setattr(own_files, "settle", lambda: True)
+    monkeypatch.setattr(own_files, "_moved", [])
+    monkeypatch.setattr(serve.stdio, "claim", lambda: (8, 9))
+
+    def fails(*_):
+        raise ZeroDivisionError  # nothing that serve.run knows: __main__ gets it
+
+    monkeypatch.setattr(serve, "_prepare", fails)
+    monkeypatch.setattr(own_files, "are_replaced", lambda: False)
+    with pytest.raises(ZeroDivisionError) as caught:
+        serve.run(SimpleNamespace(descriptors=None), 1)
+    monkeypatch.setattr(own_files, "are_replaced", lambda: True)  # an update has begun since
+    own_files.start_anew(caught.value)
+    assert begun == []
+    own_files.start_anew(caught.value, 8, 9)
+    assert begun
+
+
 @pytest.mark.parametrize(("hours", "noticed"), [(0, True), (-2, False)])
 def test_what_lies_far_in_the_future_was_not_changed_just_now(folder, monkeypatch, hours, noticed):
     """The clock was set back since."""

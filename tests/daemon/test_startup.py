@@ -96,7 +96,8 @@ run(["serve", "--engine", "fake", "--log-level", "error", *sys.argv[1:]])
 def test_a_daemon_whose_event_loop_an_update_has_taken_away_says_so_to_every_call(tmp_path):
     """It ended with status 1, and calls were left without an answer."""
     asked = manifest("pocket")
-    with Sidecar([sys.executable, "-c", NO_LOOP, "--cache-dir", str(tmp_path)], stderr=subprocess.DEVNULL) as sidecar:
+    words = [sys.executable, "-c", NO_LOOP, "--cache-dir", str(tmp_path)]
+    with (tmp_path / "log").open("wb") as log, Sidecar(words, stderr=log) as sidecar:
         sidecar.initialize(manifest=asked, grants={"user-folder": str(tmp_path)})
         for method, params in [("image.generate", {"prompt": "x"}), ("models.load", {"model": "pocket"})] * 20:
             with pytest.raises(RemoteError, match="Restart the sidecar") as caught:
@@ -108,3 +109,6 @@ def test_a_daemon_whose_event_loop_an_update_has_taken_away_says_so_to_every_cal
                 call.result(20)
         assert sidecar.call("ping", timeout=20)["engine"]["state"] == "stopped"
         assert sidecar.close() == 0
+    said = [json.loads(line)["msg"] for line in (tmp_path / "log").read_text().splitlines()]
+    assert said[0] == "there is no event loop; calls are refused"
+    assert "the daemon failed" not in said  # the host ended it, in order

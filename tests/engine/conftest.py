@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from locara_protocol.errors import RpcError
+from locara_sidecar.daemon.engine_host import program
 from locara_sidecar.daemon.engine_host.client import EngineClient
 from locara_sidecar.daemon.engine_host.transport.process import ChildProcess
 from locara_sidecar.ipc import frames
@@ -98,6 +99,8 @@ def prefix(monkeypatch, tmp_path):
     folder.mkdir()
     (tmp_path / "bundle.json").write_text("{}")
     monkeypatch.setattr(sys, "prefix", str(folder))
+    monkeypatch.setattr(program, "_first", [])
+    program.begin()
     return folder
 
 

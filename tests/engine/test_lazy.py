@@ -82,6 +82,7 @@ def test_no_engine_is_started_for_a_job_that_waited_as_the_daemon_ended(spec, im
 def test_jobs_after_an_update_get_an_engine_of_the_new_folder(spec, monkeypatch, tmp_path):
     transport = Engines(lambda: Played(finish))
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "python"))
+    monkeypatch.setattr(program, "_first", [])
 
     async def jobs():
         engine = LazyEngine(lambda: EngineClient("fake", on_log=lambda _: None, transport=transport))
@@ -348,15 +349,14 @@ def test_a_job_that_fails_because_the_folder_is_gone_says_so(prefix, spec, monke
     assert told_of(spec(), [first])[1:] == ("EngineUnavailable", 1)
 
 
-def test_the_loop_does_not_wait_for_a_folder_that_is_away_where_the_system_allows_no_thread(prefix, spec, monkeypatch):
+def test_where_the_system_allows_no_thread_no_job_begins_and_the_loop_reads_no_file(spec, monkeypatch):
     def refuse(*_, **__):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(anyio.to_thread, "run_sync", refuse)
-    prefix.rmdir()
-    began = time.monotonic()
-    assert told_of(spec(), [rest])[1:] == ("job-1", 1)
-    assert time.monotonic() - began < program._SWAP / 2
+    monkeypatch.setattr(lazy, "_look", lambda **_: pytest.fail("it was looked for on the loop"))
+    with pytest.raises(RuntimeError, match="can't start new thread"):  # answered with InsufficientMemory
+        told_of(spec(), [rest])
 
 
 def test_a_folder_that_is_deleted_and_made_again_is_another_one(prefix):

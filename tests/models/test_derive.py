@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from locara_sidecar.daemon.access.model_specs import model_spec
+from locara_sidecar.models.model_specs import model_spec
 from locara_sidecar.ipc.frames import PREPARED_LAYOUT
 from locara_sidecar.machine.processes import trees
 from locara_sidecar.models.cache import collect, disk, staging, survey

@@ -88,9 +88,10 @@ class AuditLog:
         :param limit: maximum number: the first ones after ``after``, or the latest of all without it.
         :param after: only those with a greater ``seq``.
         """
-        with self._lock:
-            both = heapq.merge(*self._kinds.values(), key=lambda entry: entry.seq)
-            entries = [entry for entry in both if after is None or entry.seq > after]
+        with self._lock:  # for a moment: the event loop records decisions
+            kinds = [list(kind) for kind in self._kinds.values()]
+        both = heapq.merge(*kinds, key=lambda entry: entry.seq)
+        entries = [entry for entry in both if after is None or entry.seq > after]
         if limit is None:
             return entries
         return entries[:limit] if after is not None else entries[max(0, len(entries) - limit) :]

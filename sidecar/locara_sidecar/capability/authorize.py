@@ -17,7 +17,7 @@ from locara_protocol.records import Record
 from locara_protocol.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping, Sequence
+    from collections.abc import Callable, Collection, Container, Mapping, Sequence
 
     from locara_protocol.methods import Method, Need
     from locara_sidecar.capability.policy import Policy
@@ -72,7 +72,7 @@ class AccessRequest(Record, frozen=True):
     root: str | None = None
     sources: tuple[Source, ...] = ()
     picked: tuple[Picked, ...] = ()
-    installed: tuple[str, ...] = ()
+    installed: Collection[str] = ()
 
     def unreadable(self, root: str, refused: Container[tuple[str, Access]]) -> dict[str, str]:
         """Return the parameter that first names a file in a root that may not be read, as a member of an error.
@@ -341,7 +341,7 @@ def _check_names(wanted: AccessRequest, path: str) -> None:
 
 
 def _proposal(wanted: AccessRequest, candidates: Sequence[str]) -> str:
-    installed = wanted.installed or tuple(wanted.digests)
+    installed = wanted.installed or wanted.digests
     return next((model for model in candidates if model in installed), candidates[0] if candidates else "")
 
 

@@ -122,7 +122,7 @@ class Methods:
         self.handlers: dict[str, Handler] = {
             "initialize": OffLoopHandler(self._look_before_opening, self._initialize, about=True),
             "ping": self._ping,
-            "rpc.discover": OffLoopHandler(_document, self._discover, keeps=True),
+            "rpc.discover": OffLoopHandler(_document, _give_found, keeps=True),
             "system.info": self._system_info,
             "host.pickFile": OffLoopHandler(self._load_picked, _then(picked.pick)),
             "host.releaseFile": picked.release,
@@ -132,7 +132,7 @@ class Methods:
             "image.generate": OffLoopHandler(self._look, _then(images.generate)),
             "image.edit": OffLoopHandler(self._look, _then(images.edit)),
             "image.cancel": self._image_cancel,
-            "audit.capabilityLog": self.decisions.list,
+            "audit.capabilityLog": OffLoopHandler(self.decisions.encoded, _give_found, about=True),
             "shutdown": self._shutdown,
             **{name: models for name in METHODS if name.startswith("models.")},
             "models.list": about_all,
@@ -189,9 +189,6 @@ class Methods:
             engine=self._engine.status(),
             jobs=self._jobs.counts(),
         )
-
-    def _discover(self, _call: Call, _params: m.NoParams, document: bytes) -> msgspec.Raw:
-        return msgspec.Raw(document)
 
     def _system_info(self, call: Call, _params: m.NoParams) -> None:
         self._in_flight.answer(call, partial(self._shared.run, call.method, self._look_at_system))
@@ -280,10 +277,15 @@ class Methods:
         await self._in_flight.wait_until_idle()
 
 
-def _document() -> bytes:
+def _document() -> msgspec.Raw:
     from locara_protocol.generation import openrpc  # built on request: most sessions never ask
 
-    return openrpc.document_bytes()
+    return msgspec.Raw(openrpc.document_bytes())
+
+
+def _give_found(_call: Call, _params: Any, found: msgspec.Raw) -> msgspec.Raw:
+    """Answer with what was encoded off the loop."""
+    return found
 
 
 def _then(handler: Callable[[Call, Any], Any]) -> Callable[[Call, Any, Any], Any]:

@@ -9,30 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import enum
 import logging
 import mmap
 import os
 import threading
-import time
-from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import anyio
 import anyio.lowlevel
 
-from locara_protocol.framing import LineSplitter, LineTooLong
 from locara_sidecar.daemon.engine_host.lazy import LazyEngine
 from locara_sidecar.daemon.jobs.job_runner import cancelled_error
 from locara_sidecar.daemon.methods import Methods
 from locara_sidecar.daemon.process import hostwatch, kept_modules, logs
 from locara_sidecar.daemon.process.ending import Ending
 from locara_sidecar.daemon.wire.calls import Calls, internal_error
+from locara_sidecar.daemon.wire.incoming import Incoming
+from locara_sidecar.daemon.wire.off_loop import keep_a_thread
 from locara_sidecar.daemon.wire.outbox import Outbox
 from locara_sidecar.daemon.wire.server import Server
-from locara_sidecar.daemon.wire.stdio import ByteReader, LineWriter
+from locara_sidecar.daemon.wire.stdio import LineWriter
 from locara_sidecar.machine import engine_choice, own_files, supported
+from locara_sidecar.machine.processes import garbage
 
 if TYPE_CHECKING:
     import asyncio
@@ -52,16 +51,8 @@ _ANSWER_SECONDS = 0.6
 _FLUSH_SECONDS = 0.5
 _AUDIT_SECONDS = 0.2
 _LATE_SECONDS = 0.2
-_LEFT_SECONDS = 0.6
 _RESERVE_BYTES = 8 << 20
 _QUIETLY = contextlib.suppress(Exception)  # created while there is memory for it
-
-
-class _Mark(enum.Enum):
-    """A marker among the lines that have been split off."""
-
-    CHUNK_END = 1
-    STDIN_END = 2
 
 
 class Daemon:
@@ -73,12 +64,15 @@ class Daemon:
 
     def __init__(self, settings: Settings, known: Catalogue, read_fd: int, write_fd: int, parent: int) -> None:
         self._outbox = Outbox()
-        self._inbox: deque[bytes] = deque()
-        self._lines: deque[bytes | LineTooLong | _Mark] = deque()
-        self._taken, self._taken_at = -1, 0.0
-        self._reader = ByteReader(read_fd, self._deliver, self._left)
+        self._incoming = Incoming(
+            read_fd,
+            settings.max_line_bytes,
+            self._outbox,
+            arrived=lambda: self._call_soon(self._drain),
+            later=self._later,
+            ended=lambda: self.stop(0, "stdin has ended"),
+        )
         self._writer = LineWriter(write_fd, self._outbox, lambda: self.stop(0, "stdout is closed"))
-        self._splitter = LineSplitter(settings.max_line_bytes)
         self._lock = threading.Lock()
         self._stopping = False
         self._status = 0
@@ -89,11 +83,12 @@ class Daemon:
         self._turn = threading.Event()  # while there is no event loop: something has happened
         self._tasks: TaskGroup | None = None
         self._early: list[tuple[Any, ...]] = []
+        self._due: set[Callable[[], None]] = set()  # functions that the loop is about to call
         self._ending = Ending(lambda name: self.stop(0, name), self._hard_end, _HARD_END_SECONDS)
         kept_modules.wait_until_kept()
         self._ending.start()  # before anything is read: accepted calls are answered, whatever ends the process
         hostwatch.watch_parent(parent, lambda: self.stop(0, "the parent process is gone"))
-        self._reader.start()
+        self._incoming.start()
         name = engine_choice.choose_engine(settings.engine)
         self._engine = LazyEngine(partial(_make_client, settings, name, lambda: self._methods.gate.readable()))
         self._calls = Calls(self._outbox)
@@ -125,6 +120,7 @@ class Daemon:
             start_aside=self._start_aside,
             is_full=self._methods.is_full,
             resume=self._drain,
+            later=self._later,
         )
         # created now: at the end there may be no memory for them
         self._failure: Exception = internal_error()
@@ -148,11 +144,14 @@ class Daemon:
             self._drain()
             kept_modules.run(self._main, lambda: self._loop is not None)
         except Exception as error:  # noqa: BLE001 -- an event loop that cannot be made, or no memory
+            steps = self._when_failed
             if self._loop is None and own_files.is_of_ours(error):
+                _tell("there is no event loop; calls are refused", error)
                 self._serve_without_loop(error)
+                steps = self._when_ended if self._stopping else self._when_failed
             self._reserve.close()
             self._failure = error
-            for step in self._when_failed:
+            for step in steps:
                 try:
                     step()
                 except Exception:  # noqa: BLE001 -- reporting it takes memory, too
@@ -241,8 +240,10 @@ class Daemon:
                 tasks.start_soon(_guarded, *task)
             self._context = contextvars.copy_context()
             self._loop = cast("asyncio.AbstractEventLoop", anyio.lowlevel.current_token().native_token)
+            garbage.start()
             self._drain()
             kept_modules.start()
+            tasks.start_soon(_guarded, keep_a_thread)
             if not self._stopping:
                 await stopped.wait()
             await self._end()
@@ -268,59 +269,28 @@ class Daemon:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and everything with it
                 self._loop.call_soon_threadsafe(function, context=self._context)
 
-    # --- lines ---------------------------------------------------------------------------
-
-    def _deliver(self, chunk: bytes) -> None:
-        """Take a chunk from stdin, in the reading thread; empty at the end of stdin."""
-        self._inbox.append(chunk)
-        self._call_soon(self._drain)
-
-    def _left(self) -> None:
-        """Handle, in the reading thread, a stdin that was closed but not read to its end because answers wait to be
-        read.
-
-        A host that still reads them gets the answers to all its requests. One that does not is gone.
+    def _later(self, function: Callable[[], None]) -> bool:
+        """Run a function in its own callback, once however often it is asked for until then; False if there is no event
+        loop yet. On the loop's thread only.
         """
-        now = time.monotonic()
-        if self._outbox.taken != self._taken:
-            self._taken, self._taken_at = self._outbox.taken, now
-        elif now - self._taken_at > _LEFT_SECONDS:
-            self.stop(0, "stdin has ended")
+        if self._loop is None:
+            return False
+        if function not in self._due:
+            self._due.add(function)
+            self._loop.call_soon(self._run_due, function, context=self._context)
+        return True
+
+    def _run_due(self, function: Callable[[], None]) -> None:
+        self._due.discard(function)
+        function()
 
     def _drain(self) -> None:
-        """Process the lines that have arrived, in order, on the main thread, as long as the host reads the answers."""
+        """Process the lines that have arrived, on the main thread."""
         try:
-            while self._look() and self._inbox:
-                if chunk := self._inbox.popleft():
-                    self._lines += self._splitter.feed(chunk)
-                    self._lines.append(_Mark.CHUNK_END)
-                else:
-                    self._lines += self._splitter.finish()
-                    self._lines.append(_Mark.STDIN_END)
+            self._incoming.drain(self._server, lambda: self._stopping, self._drain)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the daemon goes on, or to its end
             self.stop(1, "stdin could not be read any further")
             _tell("lines could not be processed", error)
-
-    def _look(self) -> bool:
-        """Handle the lines that have arrived; False if this must stop, for now or for good."""
-        while self._lines:
-            if self._stopping or self._server.busy or self._outbox.is_full(self._resume):
-                return False
-            line = self._lines.popleft()
-            if line is _Mark.CHUNK_END:
-                self._reader.done()
-            elif line is _Mark.STDIN_END:
-                self._reader.ended()
-                self.stop(0, "stdin has ended")
-            elif isinstance(line, LineTooLong):
-                self._server.handle_long_line()
-            else:
-                self._server.handle_line(line)
-        return True
-
-    def _resume(self) -> None:
-        """Continue after the host has read some answers."""
-        self._call_soon(self._drain)
 
 
 async def _guarded(function: Callable[..., Awaitable[object]], *args: Any) -> None:

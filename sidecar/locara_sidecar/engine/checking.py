@@ -18,14 +18,11 @@ from locara_sidecar.engine import ending, sandbox
 from locara_sidecar.engine.runtime import create
 from locara_sidecar.ipc.errors import EngineError
 from locara_sidecar.ipc.folder_question import Answer, Question
-from locara_sidecar.ipc.frames import ModelSpec, Sides
 
 if TYPE_CHECKING:
     from locara_sidecar.engine.drawing.staged import StagedRuntime
 
 _LINE = 1 << 16
-_SIDES = Sides(minimum=64, maximum=2048, multiple_of=8, max_pixels=1 << 22)
-"""Placeholder, since nothing is drawn. The largest size only determines which part of a table is kept."""
 
 
 class _Uncancelled:
@@ -37,19 +34,8 @@ class _Uncancelled:
 
 def ask(runtime: StagedRuntime, question: Question) -> Answer:
     """Let ``runtime`` open the folder as it would for a job, then close it."""
-    spec = ModelSpec(
-        id=os.path.basename(question.folder),
-        version="",
-        digest="",
-        family=question.family,
-        path=question.folder,
-        max_sequence_length=1,
-        quantization="auto",
-        precision="auto",
-        sides=_SIDES,
-    )
     try:
-        runtime.warm.check(spec, question.scheduler, _Uncancelled(), (question.width, question.height))
+        runtime.warm.check(question.model, question.scheduler, _Uncancelled(), (question.width, question.height))
     except EngineError as fault:
         return Answer(kind=fault.kind, message=fault.message, data=fault.data)
     return Answer()
@@ -61,7 +47,7 @@ def main() -> None:
     out = os.dup(1)
     os.dup2(2, 1)  # nothing that a library prints may precede the answer
     question = msgspec.json.decode(sys.stdin.buffer.readline(_LINE), type=Question)
-    sandbox.confine(question.scratch, [question.folder])
+    sandbox.confine(question.scratch, [question.model.path])
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         # callers only name engines that open folders

@@ -6,16 +6,18 @@ from typing import Any
 
 import msgspec
 
+from locara_sidecar.ipc.frames import ModelSpec
+
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether ``folder`` can be a model of ``family`` that draws ``width`` × ``height`` pixels with ``scheduler``.
+    """Whether the files in the folder of ``model`` can be that model, and draw ``width`` × ``height`` pixels with
+    ``scheduler``.
 
     :param scratch: a writable folder.
     """
 
     engine: str
-    folder: str
-    family: str
+    model: ModelSpec
     scheduler: str
     width: int
     height: int

@@ -74,16 +74,26 @@ def settled_since(since: float) -> bool:
     return True
 
 
+_moved: list[None] = []
+
+
+def descriptors_moved() -> None:
+    """Note that 0 and 1 are no longer the host's: only who knows those can still start the process anew."""
+    _moved.append(None)
+
+
 def start_anew(error: BaseException, stdin: int = 0, stdout: int = 1, passed: int | None = None) -> None:
     """Replace this process by a new one with the same arguments, if an update may be why it could not start; else
     return. Waits for the update to be done. Nothing may have been read from stdin yet.
 
     :param error: why it could not start.
-    :param stdin: and ``stdout``: the host's, if they were moved.
+    :param stdin: and ``stdout``: the host's, if they were moved; without them it returns if :func:`descriptors_moved`.
     :param passed: a descriptor that the arguments name, which the new process needs, too.
     """
     if sys.platform == "win32":
         return  # a new process would have another id
+    if _moved and (stdin, stdout) == (0, 1):
+        return  # the new process would read from the null device, and answer on stderr
     if isinstance(error, MemoryError) or _starts >= _MOST_STARTS or not are_replaced():
         return
     settle()

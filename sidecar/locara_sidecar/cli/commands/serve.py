@@ -33,6 +33,7 @@ def run(options: argparse.Namespace, parent: int | None = None) -> int:
 
 def _run(options: argparse.Namespace, parent: int) -> int:
     descriptors = stdio.claim()
+    own_files.descriptors_moved()
     try:
         prepared = _prepare(options, descriptors)
         from locara_sidecar.daemon.serve import serve

@@ -83,7 +83,7 @@ class Gate:
     def _take(self) -> Inventory:
         for left in reversed(range(_LOOKS)):
             before = program.find()
-            found = inventory.take(self.catalogue, self._pinned())
+            found = inventory.take(self.catalogue, self._pinned(), fake=self.fake)
             if not left or program.find(wait=False) == before:
                 return found
         raise AssertionError("the last look returns")
@@ -155,7 +155,9 @@ class Gate:
         :param asked: the model that the call names; None for any suitable one.
         :param modality: the modality that a model needs for the call; None for a model that cannot do it.
         """
-        found = {entry.id: needed for entry in self.catalogue if (needed := modality(entry)) is not None}
+        named = self.catalogue.get(asked) if asked else None
+        entries = self.catalogue if not asked else () if named is None else (named,)
+        found = {entry.id: needed for entry in entries if (needed := modality(entry)) is not None}
         return AccessRequest(
             models=(asked,) if asked else tuple(found),
             modalities=found,
@@ -163,7 +165,7 @@ class Gate:
             root=root,
             sources=sources,
             picked=picked,
-            installed=tuple(entry.id for entry in self.catalogue if self._expected(entry)),
+            installed=self._inventory.expected,
         )
 
     def authorize(self, call: Call, wanted: AccessRequest) -> Grant:
@@ -212,7 +214,7 @@ class Gate:
             what = f"There is no model {models[0]} in the catalogue"
             what += f"; of the models that the manifest names, it has {known}." if known else "."
             raise RpcError("ModelNotFound", what + self.catalogue.note, model=models[0])
-        installed = [entry for entry in entries if self._expected(entry)]
+        installed = [entry for entry in entries if entry.id in self._inventory.expected]
         if not installed:
             which = entries[0].id
             advice = "" if explicit else " None of the granted models is."
@@ -223,10 +225,6 @@ class Gate:
         if self.folder(chosen.id) is None:
             raise inventory.lost(chosen.id)
         return chosen
-
-    def _expected(self, entry: Entry) -> bool:
-        """Whether a model counts as installed. A shipped one does even if an update moved it: no other is used."""
-        return entry.is_shipped or self.folder(entry.id) is not None
 
     def check_engine(self, asked: str | None, entry: Entry) -> None:
         """Check that this daemon's engine is the requested one and supports the model's family.

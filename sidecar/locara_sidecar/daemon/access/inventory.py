@@ -12,11 +12,11 @@ from locara_protocol.records import Record
 from locara_sidecar.daemon.engine_host import program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Container, Iterable, Mapping
     from pathlib import Path
 
     from locara_sidecar.models.cache.store import Installed
-    from locara_sidecar.models.catalogue import Catalogue
+    from locara_sidecar.models.catalogue import Catalogue, Entry
 
 
 class Inventory(Record, frozen=True):
@@ -25,18 +25,21 @@ class Inventory(Record, frozen=True):
     :param folders: of the installed models, by model id.
     :param digests: ``sha256:<hex>`` of installed models, by model id, as far as known without reading the models.
     :param forms: the prepared forms that the engines of this version can load.
+    :param expected: see :func:`expected`.
     """
 
     folders: Mapping[str, Path] = msgspec.field(default_factory=dict[str, "Path"])
     digests: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
     forms: tuple[Installed, ...] = ()
+    expected: frozenset[str] = frozenset()
 
 
-def take(catalogue: Catalogue, pinned: Collection[str]) -> Inventory:
+def take(catalogue: Catalogue, pinned: Collection[str], *, fake: bool = False) -> Inventory:
     """Look at the disk. Blocks: call it off the event loop.
 
     :param pinned: the models whose digests the manifest names. Only for these is the digest of a host's folder
         determined, because that takes a look at all of its files.
+    :param fake: whether every model counts as installed.
     """
     from locara_sidecar.models.cache.digest import known_digest
     from locara_sidecar.models.cache.store import latest
@@ -56,7 +59,12 @@ def take(catalogue: Catalogue, pinned: Collection[str]) -> Inventory:
                 continue
             if digest is not None:
                 digests[model_id] = digest
-    return Inventory(folders, digests, tuple(usable(entries)))
+    return Inventory(folders, digests, tuple(usable(entries)), expected(catalogue, folders, fake=fake))
+
+
+def expected(catalogue: Iterable[Entry], folders: Container[str], *, fake: bool) -> frozenset[str]:
+    """Return the models that count as installed. A shipped one does even if an update moved it: no other is used."""
+    return frozenset(entry.id for entry in catalogue if fake or entry.is_shipped or entry.id in folders)
 
 
 def digest(model_id: str, folder: Path, read: Callable[[int], object]) -> str:

@@ -16,7 +16,7 @@ import msgspec
 from locara_protocol.errors import RpcError
 from locara_sidecar.daemon import system
 from locara_sidecar.daemon.access import inventory
-from locara_sidecar.daemon.access.model_specs import model_spec
+from locara_sidecar.models.model_specs import model_spec
 from locara_sidecar.daemon.wire.off_loop import off_loop
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class ModelUse:
         """Release everything if the engine has ended; a task also checks this every second."""
         async with self._one():
             if self._jobs == 0 and self._folder is not None and self._status().state in _ENDED:
-                await off_loop(self._release)
+                await off_loop(self._release, refused=self._release)
 
     def _release(self) -> None:
         for lock in self._locks.values():

@@ -7,19 +7,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from locara_protocol.errors import invalid_params
-from locara_sidecar.ipc.frames import Sides
+from locara_sidecar.models.model_specs import sides_of
 
 if TYPE_CHECKING:
     from locara_protocol.image_messages import GenerateOptions
+    from locara_sidecar.ipc.frames import Sides
     from locara_sidecar.models.catalogue import Entry
 
 MAX_INLINE_IMAGE_BYTES = 7 * 1024 * 1024
 """The limit for all images of one inline answer, counted as raw pixels (3 bytes each) in base64."""
-
-
-def sides_of(entry: Entry) -> Sides:
-    """Return the sizes that a model allows, in the engine's format."""
-    return msgspec.convert(entry.sides, Sides, from_attributes=True)
 
 
 def size_of(options: GenerateOptions, entry: Entry, *, inline: bool, edit: bool) -> tuple[int, int, Sides]:

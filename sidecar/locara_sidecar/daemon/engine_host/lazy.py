@@ -58,7 +58,7 @@ class LazyEngine:
         self._client: EngineClient | None = None
         self._asked: dict[str, _Asked] = {}  # by the job's id
         self._closed = False
-        self._first = self._latest = program.find(wait=False)
+        self._latest: Program | None = None
 
     @property
     def device(self) -> str | None:
@@ -118,13 +118,14 @@ class LazyEngine:
                         raise
                     look = partial(own_files.are_replaced, began)
                     settle = look if asked.cancelled else partial(own_files.settled_since, began)
-                    replaced = await self._wait(asked, settle, refused=look)
+                    replaced = await self._wait(asked, settle, refused=lambda: False)
                     await self._made_for(asked)
                     replaced = replaced or client.outdated
                     if replaced and asked.cancelled:
                         raise failures.cancelled() from error
                     if not replaced or not left:
-                        updated = self._updated or await self._wait(asked, own_files.are_replaced)
+                        updated = program.was_replaced(self._latest)
+                        updated = updated or await self._wait(asked, own_files.are_replaced, refused=lambda: False)
                         raise (failures.after_update(error) if updated else error) from None
                     client.replace(error)
                     new.repeat()
@@ -137,7 +138,7 @@ class LazyEngine:
 
         :raises RpcError: RequestCancelled, if the job is cancelled while waiting.
         """
-        found = await self._wait(asked, partial(_look, wait=not asked.cancelled), refused=partial(_look, wait=False))
+        found = await self._wait(asked, partial(_look, wait=not asked.cancelled))
         if self._client is None:
             self._client = self._make()
             if self._closed:
@@ -160,11 +161,6 @@ class LazyEngine:
         finally:
             asked.waiting = None
         raise failures.cancelled()
-
-    @property
-    def _updated(self) -> bool:
-        """Whether an engine would now be started from other files than the daemon was."""
-        return self._first is not None and self._latest is not None and self._first != self._latest
 
     async def unload(self) -> bool:
         """End an engine without a job; return whether there was one."""

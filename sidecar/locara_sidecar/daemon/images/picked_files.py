@@ -141,7 +141,7 @@ class PickedFiles:
                     file: PickedFile = await wait_for(opening, _close_late, hand)
             except RpcError:
                 if fd is not None and not hand.started:
-                    await off_loop(os.close, fd)
+                    await off_loop(os.close, fd, refused=partial(os.close, fd))
                 raise
         finally:
             self._coming -= 1
@@ -216,7 +216,7 @@ async def _close(file: PickedFile) -> Empty:
 
 
 async def _refuse(error: RpcError, fd: int) -> NoReturn:
-    await off_loop(os.close, fd)
+    await off_loop(os.close, fd, refused=partial(os.close, fd))
     raise error
 
 

@@ -1,5 +1,8 @@
 """Dispatches lines in arrival order, on the event loop, without ever blocking it.
 
+One request at a time: each entry of a batch gets a callback of its own, so that what is ready is never kept waiting by
+more than one of them.
+
 Registering a request, ``initialize`` and cancels are complete before the next line is looked at; the work of a long
 call goes on elsewhere. If a call can only be accepted or refused after a look at the disk, a thread takes that look and
 the next line waits for it, so that calls are accepted in order. This is the only place where exceptions become wire
@@ -79,6 +82,7 @@ class Server:
     :param start_aside: starts a coroutine function in a task; False if there is no event loop yet.
     :param is_full: whether too many calls are in flight to accept another; when that changes, call :meth:`go_on`.
     :param resume: called when the server is no longer :attr:`busy`.
+    :param later: runs a function in its own callback of the event loop; False if there is no loop yet.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class Server:
         start_aside: Callable[..., bool] = lambda *_: False,
         is_full: Callable[[], bool] = lambda: False,
         resume: Callable[[], None] = lambda: None,
+        later: Callable[[Callable[[], None]], bool] = lambda _: False,
     ) -> None:
         if handlers.keys() != METHODS.keys():
             raise RuntimeError(f"methods and handlers differ: {handlers.keys() ^ METHODS.keys()}")
@@ -106,6 +111,7 @@ class Server:
         self._start_aside = start_aside
         self._is_full = is_full
         self._resume = resume
+        self._later = later
         self._rest: Iterator[None] | None = None
         self._at_disk = False
         self._kept: dict[str, Any] = {}
@@ -129,7 +135,8 @@ class Server:
             self._entry(decoded, None)
             return
         self._rest = self._entries(decoded.entries)
-        self._look_at_rest()
+        if not self._later(self.go_on):
+            self._look_at_rest()
 
     def _entries(self, entries: Sequence[jsonrpc.Entry]) -> Iterator[None]:
         batch = Batch(self._outbox)
@@ -139,10 +146,12 @@ class Server:
         batch.done()
 
     def _look_at_rest(self) -> None:
-        """Process the rest of a batch until something has to be waited for."""
+        """Process the next entry of a batch; without an event loop all, until something has to be waited for."""
         while self._rest is not None and not (self._at_disk or self._is_full()):
             if next(self._rest, self) is self:
                 self._rest = None
+            elif self._later(self.go_on):
+                return
 
     def go_on(self) -> None:
         """Continue after a wait: with the rest of a batch, then the lines after it."""
@@ -193,16 +202,40 @@ class Server:
             if batch is not None:
                 batch.require_room(method)
             self._open_channel(call, method, request.params)
-            params = jsonrpc.decode_params(method.params, request.params)
-            handler = self._handlers[method.name]
-            if not isinstance(handler, OffLoopHandler):
-                _give(call, handler(call, params))
-            elif method.name in self._kept:
-                _give(call, handler.then(call, params, self._kept[method.name]))
-            elif self._start_aside(self._after_disk, call, handler, params):
+            if not jsonrpc.has_decoder(method.params) and self._start_aside(
+                self._after_building, call, method, request.params
+            ):
                 self._at_disk = True
-            else:  # nobody else is waiting yet
-                _give(call, handler.then(call, params, handler.fetching(params)()))
+            else:
+                self._at_disk = self._perform(call, method, request.params)
+
+    def _perform(self, call: Call, method: Method, raw: bytes) -> bool:
+        """Pass a call to its handler; return whether it waits for a disk first."""
+        params = jsonrpc.decode_params(method.params, raw)
+        handler = self._handlers[method.name]
+        if not isinstance(handler, OffLoopHandler):
+            _give(call, handler(call, params))
+        elif method.name in self._kept:
+            _give(call, handler.then(call, params, self._kept[method.name]))
+        elif self._start_aside(self._after_disk, call, handler, params):
+            return True
+        else:  # nobody else is waiting yet
+            _give(call, handler.then(call, params, handler.fetching(params)()))
+        return False
+
+    async def _after_building(self, call: Call, method: Method, raw: bytes) -> None:
+        """Perform the first call with parameters of this type, after a thread has built what decodes them."""
+        waits = False
+        try:
+            with _answering(call):
+                build = partial(jsonrpc.build_decoder, method.params)
+                await off_loop(build, abandon=True, refused=build)  # it computes, and waits for nothing
+                waits = not call.answered and self._perform(call, method, raw)
+        except Exception:  # there is no memory for an answer: later lines may have better luck
+            self._free()
+            raise
+        if not waits:
+            self._free()
 
     async def _after_disk(self, call: Call, handler: OffLoopHandler, params: Any) -> None:
         try:
@@ -219,7 +252,8 @@ class Server:
 
     def _free(self) -> None:
         self._at_disk = False
-        self.go_on()
+        if not self._later(self.go_on):
+            self.go_on()
 
     def _open_channel(self, call: Call, method: Method, params: bytes) -> None:
         if method.notification is None:

@@ -18,6 +18,7 @@ from locara_sidecar.ipc.folder_question import Answer, Question
 from locara_sidecar.machine import own_files
 from locara_sidecar.machine.processes import child_environment, interpreter
 from locara_sidecar.machine.processes.scratch import Scratch
+from locara_sidecar.models.model_specs import model_spec
 from locara_sidecar.models.updates import not_ours
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ def _asked(engine: str, entry: Entry, folder: Path) -> Answer:
     scratch = Scratch()
     question = Question(
         engine=engine,
-        folder=str(folder),
-        family=entry.family,
+        model=model_spec(entry, folder=str(folder), digest=""),
         scheduler=entry.defaults.scheduler,
         width=entry.defaults.width,
         height=entry.defaults.height,

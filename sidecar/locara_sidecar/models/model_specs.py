@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from locara_sidecar.daemon.access.sizes import sides_of
+import msgspec
+
 from locara_sidecar.ipc.frames import ModelSpec, Sides
 
 if TYPE_CHECKING:
     from locara_sidecar.models.catalogue import Entry
+
+
+def sides_of(entry: Entry) -> Sides:
+    """Return the sizes that a model allows, in the engine's format."""
+    return msgspec.convert(entry.sides, Sides, from_attributes=True)
 
 
 def model_spec(
@@ -16,11 +22,15 @@ def model_spec(
     *,
     folder: str,
     digest: str,
-    quantization: str | None,
-    precision: str | None,
+    quantization: str | None = None,
+    precision: str | None = None,
     sides: Sides | None = None,
 ) -> ModelSpec:
-    """Build the engine's description of a model; ``sides`` if a call allows fewer sizes than the model does."""
+    """Build the engine's description of a model.
+
+    :param digest: empty while nobody has hashed the folder.
+    :param sides: given if a call allows fewer sizes than the model does.
+    """
     return ModelSpec(
         id=entry.id,
         version=entry.version,
