@@ -123,9 +123,9 @@ def test_a_cancelled_load_keeps_whole_components_and_nothing_else(tmp_path, run,
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is told as Linux counts it")
 @pytest.mark.parametrize(("way", "side"), [("decode", 512), ("encode", 512)])
 def test_an_autoencoder_of_the_true_size_keeps_to_the_plan_in_strips(way, side):
-    """In the type that ``auto`` means on this processor: without instructions for bfloat16, torch takes four times as long
-    in it as in float32, and 1.5 % more memory than the plan says (decoding; encoding 0.8 %). Larger pictures take minutes
-    on two cores, and the plan's figure is proportional to the pixels.
+    """In the type that ``auto`` means on this processor. Without instructions for bfloat16, torch takes four times as
+    long in it as in float32, and more memory than the plan says: 1.5 % to decode, 0.8 % to encode. Larger pictures take
+    minutes on two cores, and the plan's figure is proportional to the pixels.
     """
     case = strips.Case(way, side, devices.choose_precision("auto", "cpu"))
     taken = strips.measured(case, "torch")["taken"]
