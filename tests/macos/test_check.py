@@ -56,10 +56,19 @@ def test_where_there_is_no_metal_the_kernel_for_queries_and_keys_is_not_trusted_
 def test_the_kernel_for_queries_and_keys_is_tried_for_each_models_own_heads():
     """As the engine itself reads them from the models' configurations."""
     pytest.importorskip("mlx")
-    from fullsize.mlx_families import DENOISERS
+    from locara_sidecar.engine.mlx_engine.denoisers import flux, flux2, mmdit, zimage
 
-    configs = {name: msgspec.convert(PUBLISHED[name].config, of.cls.config_type) for name, of in DENOISERS.items()}
-    expected = {name: config.rotated_heads for name, config in configs.items() if hasattr(config, "rotated_heads")}
+    denoisers = {
+        "FluxTransformer2DModel": flux.Flux,
+        "Flux2Transformer2DModel": flux2.Flux2Transformer,
+        "SD3Transformer2DModel": mmdit.Mmdit,
+        "ZImageTransformer2DModel": zimage.ZImageTransformer,
+    }
+    transformers = {name: it for name, it in PUBLISHED.items() if it.class_name.endswith("Transformer2DModel")}
+    configs = {
+        name: msgspec.convert(it.config, denoisers[it.class_name].config_type) for name, it in transformers.items()
+    }
+    expected = {name: config.rotated_heads for name, config in configs.items()}
     assert {name: heads for name, (heads, _, _) in inside.shapes_of_heads().items()} == expected
 
 
