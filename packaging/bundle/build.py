@@ -41,7 +41,8 @@ def main() -> int:
     parser.add_argument("--tools", type=Path, required=True, help="the virtual environment of tools.txt")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     options = parser.parse_args()
-    folder = build(options.engine, options.out, options.tools, options.python)
+    tools = options.tools.absolute()  # they are run from other folders, too
+    folder = build(options.engine, options.out, tools, options.python)
     print(f"{folder}\n")
     print("\n".join(sizes(folder)))
     return 0

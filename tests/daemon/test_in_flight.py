@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import threading
+import traceback
 
 import anyio
 import psutil
@@ -171,6 +172,33 @@ def test_a_batch_whose_answers_are_long_takes_no_more_requests():
     assert ["result" in answer for answer in array] == [True, True, False, False, False]
     assert {answer["error"]["code"] for answer in array[2:]} == {-32600}
     assert "send the rest separately" in array[2]["error"]["message"]
+
+
+def drawing(number):
+    return request(number, "image.generate") | {"params": {"prompt": "x", "channel": number}}
+
+
+def test_a_call_that_is_refused_before_it_begins_ends_the_channel_that_it_named():
+    """Clients took the missing end for a violation of the contract, and did not report the error."""
+    wired = Wired(**{"rpc.discover": lambda *_: jsonrpc.msgspec.Raw(json.dumps("x" * MAX_HELD).encode())})
+    wired.server.handle_line(json.dumps([request(1, "rpc.discover"), drawing(2)]).encode())  # has no room for it
+    wired.server.refuse_work(ImportError("the event loop"))
+    wired.server.handle_line(json.dumps(drawing(3)).encode())
+    *rest, end, answer = wired.answers()
+    assert rest[0]["params"] == {"channel": 2, "index": 0, "end": True}
+    assert [each["id"] for each in rest[1]] == [1, 2]
+    assert end["params"] == {"channel": 3, "index": 0, "end": True}
+    assert (answer["id"], "error" in answer) == (3, True)
+
+
+def test_a_failure_that_refuses_every_call_keeps_none_of_them():
+    wired, failure = Wired(), ImportError("the event loop")
+    wired.server.refuse_work(failure)
+    lengths = []
+    for number in range(5):
+        wired.server.handle_line(json.dumps(request(number)).encode())
+        lengths.append(len(list(traceback.walk_tb(failure.__traceback__))))
+    assert lengths == [lengths[0]] * 5
 
 
 def test_pictures_that_were_sent_with_jobs_are_bounded_together():

@@ -105,8 +105,10 @@ def test_a_daemon_whose_event_loop_an_update_has_taken_away_says_so_to_every_cal
             assert caught.value.data["reason"] == "updated"
         calls = [sidecar.start("image.generate", {"prompt": "x"}, stream=True) for _ in range(3)]
         for call in calls:
+            assert list(call.messages()) == []  # it used to have no end
             with pytest.raises(RemoteError, match="Restart the sidecar"):
                 call.result(20)
+        assert not sidecar.violations
         assert sidecar.call("ping", timeout=20)["engine"]["state"] == "stopped"
         assert sidecar.close() == 0
     said = [json.loads(line)["msg"] for line in (tmp_path / "log").read_text().splitlines()]

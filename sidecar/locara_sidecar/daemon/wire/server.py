@@ -126,7 +126,7 @@ class Server:
 
     def refuse_work(self, failure: Exception) -> None:
         """From now on answer every request with this failure, except those that open and end a session."""
-        self._failure = failure
+        self._failure, self._failed_at = failure, failure.__traceback__
 
     def handle_line(self, line: bytes) -> None:
         """Handle one line of the wire, without its line ending. Never raises."""
@@ -197,11 +197,11 @@ class Server:
             self._session.admit(method)
             if method is None:
                 raise RpcError("MethodNotFound", "There is no method with this name.")
+            self._open_channel(call, method, request.params)  # first, so that a refusal ends it, too
             if self._failure is not None and method.name not in _WITHOUT_WORK:
-                raise self._failure
+                raise self._failure.with_traceback(self._failed_at)  # its own would keep every call that it refuses
             if batch is not None:
                 batch.require_room(method)
-            self._open_channel(call, method, request.params)
             if not jsonrpc.has_decoder(method.params) and self._start_aside(
                 self._after_building, call, method, request.params
             ):
