@@ -38,10 +38,10 @@ class Engine:
 
 @pytest.fixture
 def order(tmp_path, cache):
-    from locara_sidecar.models.model_specs import model_spec
     from locara_sidecar.daemon.model_methods import preparing
     from locara_sidecar.daemon.model_methods.model_work import run_for_user
     from locara_sidecar.models.imports.importing import import_model
+    from locara_sidecar.models.model_specs import model_spec
     from support.model_store import entry_for, write_model
 
     store, entry = Store(cache), entry_for()

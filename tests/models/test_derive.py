@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from locara_sidecar.models.model_specs import model_spec
 from locara_sidecar.ipc.frames import PREPARED_LAYOUT
 from locara_sidecar.machine.processes import trees
 from locara_sidecar.models.cache import collect, disk, staging, survey
@@ -21,6 +20,7 @@ from locara_sidecar.models.checks.verify import verify
 from locara_sidecar.models.forms import forms_for, usable
 from locara_sidecar.models.imports import derive
 from locara_sidecar.models.imports.importing import import_model
+from locara_sidecar.models.model_specs import model_spec
 from locara_sidecar.models.worker import WorkerRequest, perform
 from support.evil import making as evil
 from support.model_store import download, entry_for, error_of, safetensors, whole, write_model

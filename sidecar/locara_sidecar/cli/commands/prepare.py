@@ -10,13 +10,13 @@ import msgspec
 
 from locara_protocol.errors import RpcError
 from locara_protocol.model_messages import ModelPhase, ModelProgress, PrepareResult
-from locara_sidecar.models.model_specs import model_spec
 from locara_sidecar.daemon.model_methods import preparing
 from locara_sidecar.daemon.model_methods.model_work import run_for_user
 from locara_sidecar.machine import engine_choice
 from locara_sidecar.models.cache.digest import model_digest
 from locara_sidecar.models.forms import forms_for
 from locara_sidecar.models.lease import Leases
+from locara_sidecar.models.model_specs import model_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,8 @@ import msgspec
 from locara_protocol.errors import RpcError
 from locara_sidecar.daemon import system
 from locara_sidecar.daemon.access import inventory
-from locara_sidecar.models.model_specs import model_spec
 from locara_sidecar.daemon.wire.off_loop import off_loop
+from locara_sidecar.models.model_specs import model_spec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
