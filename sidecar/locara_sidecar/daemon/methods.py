@@ -122,7 +122,7 @@ class Methods:
         self.handlers: dict[str, Handler] = {
             "initialize": OffLoopHandler(self._look_before_opening, self._initialize, about=True),
             "ping": self._ping,
-            "rpc.discover": OffLoopHandler(_document, _give_found, keeps=True),
+            "rpc.discover": OffLoopHandler(_document, self._discover, keeps=True),
             "system.info": self._system_info,
             "host.pickFile": OffLoopHandler(self._load_picked, _then(picked.pick)),
             "host.releaseFile": picked.release,
@@ -189,6 +189,9 @@ class Methods:
             engine=self._engine.status(),
             jobs=self._jobs.counts(),
         )
+
+    def _discover(self, _call: Call, _params: m.NoParams, document: msgspec.Raw) -> msgspec.Raw:
+        return document
 
     def _system_info(self, call: Call, _params: m.NoParams) -> None:
         self._in_flight.answer(call, partial(self._shared.run, call.method, self._look_at_system))
