@@ -40,6 +40,7 @@ def test_where_there_is_no_metal_the_kernels_for_norms_are_not_trusted_and_the_t
 
 
 @pytest.mark.mlx
+@pytest.mark.timeout(300)  # MLX compiles each model's blocks
 def test_where_there_is_no_metal_the_kernel_for_queries_and_keys_is_not_trusted_and_mlxs_own_is_timed(tmp_path):
     pytest.importorskip("mlx")
     shapes = inside.shapes_of_heads()
