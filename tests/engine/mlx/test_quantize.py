@@ -16,6 +16,8 @@ from locara_sidecar import models
 from locara_sidecar.engine.folder import model_folder
 from locara_sidecar.engine.folder.model_folder import Progress
 from locara_sidecar.engine.mlx_engine.denoisers.flux import Flux
+from locara_sidecar.engine.mlx_engine.denoisers.flux2 import Flux2Transformer
+from locara_sidecar.engine.mlx_engine.denoisers.mmdit import Mmdit
 from locara_sidecar.engine.mlx_engine.families.family import OpenContext
 from locara_sidecar.engine.mlx_engine.pace import Checkpoints
 from locara_sidecar.engine.mlx_engine.tensors import quantize
@@ -23,6 +25,7 @@ from locara_sidecar.engine.mlx_engine.texts.t5 import T5Encoder
 from locara_sidecar.engine.runtime import JobCancelled
 from locara_sidecar.ipc.errors import EngineError
 from support.parity import error, pixel_difference, randomise, save
+from support.runtimes import make_runtime
 
 WIDE = {
     "in_channels": 64, "num_layers": 1, "num_single_layers": 2, "attention_head_dim": 64, "num_attention_heads": 2,
@@ -153,6 +156,17 @@ def test_reading_holds_the_result_and_one_tensor(component):
         largest = max(largest, *(value.nbytes for value in mx.load(str(path)).values()))
     assert mx.get_peak_memory() - before <= held + 1.25 * largest
     del model
+
+
+@pytest.mark.parametrize(
+    ("model", "denoiser"), [("tiny-flux", Flux), ("tiny-flux2", Flux2Transformer), ("tiny-sd3", Mmdit)]
+)
+def test_a_loaded_denoiser_is_split(run, job_for, tmp_path, monkeypatch, model, denoiser):
+    """What splitting does is tested with each denoiser."""
+    split = []
+    monkeypatch.setattr(denoiser, "split", lambda self: split.append(self))
+    run(make_runtime("mlx", tmp_path), job_for(model))
+    assert [type(one) for one in split] == [denoiser]
 
 
 @pytest.mark.slow

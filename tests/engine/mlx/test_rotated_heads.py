@@ -18,7 +18,7 @@ from locara_sidecar.engine.mlx_engine.denoisers.mmdit import MmditConfig
 from locara_sidecar.engine.mlx_engine.denoisers.zimage import ZImageConfig
 from locara_sidecar.engine.mlx_engine.kernels import group_statistics, rotated_heads
 from locara_sidecar.engine.mlx_engine.kernels.rotated_heads import Use
-from locara_sidecar.engine.mlx_engine.rotation import ByAxis, by_axis
+from locara_sidecar.engine.mlx_engine.rotation import ByAxis, by_axis, by_nothing
 from support.metal_source import changed, metal_kernel, refuses
 from support.parity import error
 from support.runtimes import Control, make_runtime
@@ -118,8 +118,11 @@ def test_attention_is_as_with_mlxs_own_operations(played, tokens, dtype):
     assert not mx.array_equal(ours, plain).item(), "the kernel was not used"
 
 
-def test_mlx_itself_takes_the_call_and_writes_the_signature_that_the_source_needs():
-    """Without Metal it does so while it exports a graph. Pointers are chosen between, so they are all of ``device``."""
+@pytest.mark.parametrize("rotation", [some_rotation(10, 128), by_nothing(10, 128)], ids=["positions", "none"])
+def test_mlx_itself_takes_the_call_and_writes_the_signature_that_the_source_needs(rotation):
+    """Without Metal it does so while it exports a graph. Pointers are chosen between, so they are all of ``device``. A
+    model without positions has the same signature, so it runs the kernel that was tried.
+    """
     use = Use(mx.bfloat16, 24, 128)
     rotated_heads.trust(use)
     parts = [rotated_heads.Stream(s.q, s.k, s.norms.q.weight, s.norms.k.weight) for s in (stream(1, 2, 5, use),) * 2]
@@ -129,7 +132,7 @@ def test_mlx_itself_takes_the_call_and_writes_the_signature_that_the_source_need
         return list(rotated_heads.of(streams, ByAxis(*given[8:]), 1.0))
 
     entries = []
-    mx.export_function(entries.append, call, *parts[0], *parts[1], *some_rotation(10, 128))
+    mx.export_function(entries.append, call, *parts[0], *parts[1], *rotation)
     (kernel,) = (entry for entry in entries if entry["type"] == "primitive")
     assert [shape for _, shape, _ in kernel["outputs"]] == [(2, 24, 10, 128)] * 2
     name, source, *launch = kernel["arguments"]
@@ -137,8 +140,8 @@ def test_mlx_itself_takes_the_call_and_writes_the_signature_that_the_source_need
     assert f"{name}<bfloat16_t, 128>" in source
     for array in rotated_heads._GIVEN[:8]:
         assert f"const device bfloat16_t* {array} " in source
-    rotation = "device float* cos_sin", "device uint32_t* starts", "device uint32_t* columns"
-    for array in (*rotation, "constant float* epsilon"):
+    looked_up = "device float* cos_sin", "device uint32_t* starts", "device uint32_t* columns"
+    for array in (*looked_up, "constant float* epsilon"):
         assert f"const {array} " in source
 
 
@@ -154,6 +157,17 @@ def test_heads_that_are_not_normed_or_were_not_tried_so_are_left_to_mlx(played):
     mixed = [one._replace(norms=wide)]
     assert in_one_kernel(mixed, rotation) is None, "types are mixed"
     assert mx.array_equal(rotary.attended(mixed, rotation), rotary.attended(mixed, rotation.table())).item()
+    one.norms.k.eps = 100 * EPSILON  # the kernel has one epsilon
+    assert mx.array_equal(rotary.attended([one], rotation), rotary.attended([one], rotation.table())).item()
+
+
+def test_what_does_not_fit_together_does_not_reach_metal(played):
+    use = Use(mx.float16, 2, 32)
+    rotated_heads.trust(use)
+    with pytest.raises(ValueError, match="5 tokens, 1 sizes of batch, 6 rotations"):
+        in_one_kernel([stream(1, 1, 5, use)], some_rotation(6, 32))
+    with pytest.raises(ValueError, match="7 tokens, 2 sizes of batch, 7 rotations"):
+        in_one_kernel([stream(1, 1, 5, use), stream(2, 2, 2, use)], some_rotation(7, 32))
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)

@@ -64,6 +64,10 @@ def by_axis(places: NDArray[Any], sizes: Sequence[int], base: float, *, rounded:
 
 
 def by_nothing(tokens: int, size: int) -> ByAxis:
-    """Return the rotation that changes no number, for heads of ``size``."""
+    """Return the rotation that changes no number, for heads of ``size``.
+
+    Its entry is there four times: MLX gives a kernel arrays of fewer than eight numbers in Metal's constant memory, and
+    so compiles it once more, untried.
+    """
     starts, columns = np.zeros((tokens, 1), dtype=np.uint32), np.zeros((size // 2, 2), dtype=np.uint32)
-    return ByAxis(mx.array([[1.0, 0.0]]), mx.array(starts), mx.array(columns))
+    return ByAxis(mx.array([[1.0, 0.0]] * 4), mx.array(starts), mx.array(columns))

@@ -107,13 +107,13 @@ def prepared(streams: Sequence[Stream], rotation: Rotation | None) -> tuple[mx.a
 
 def _in_one_kernel(streams: Sequence[Stream], rotation: ByAxis) -> tuple[mx.array, mx.array] | None:
     given: list[rotated_heads.Stream] = []
-    epsilon = 0.0
+    epsilons = set[float]()
     for stream in streams:
         if stream.norms is None:
             return None
-        epsilon = stream.norms.q.eps
+        epsilons |= {norm.eps for norm in stream.norms}
         given.append(rotated_heads.Stream(stream.q, stream.k, stream.norms.q.weight, stream.norms.k.weight))
-    return rotated_heads.of(given, rotation, epsilon)
+    return rotated_heads.of(given, rotation, epsilons.pop()) if len(epsilons) == 1 else None
 
 
 def _in_several(streams: Sequence[Stream], rotation: Rotation | None) -> tuple[mx.array, mx.array]:

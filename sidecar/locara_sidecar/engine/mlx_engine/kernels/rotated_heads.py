@@ -118,8 +118,12 @@ def of(streams: Sequence[Stream], rotation: ByAxis, epsilon: float) -> tuple[mx.
 
     :param rotation: of all tokens, first the first stream's.
     :param epsilon: of all norms.
+    :raises ValueError: if streams and rotation do not fit together. Metal would read beyond their ends.
     """
     size = streams[0].weight_q.shape[0]
+    tokens, batches = sum(stream.q.shape[1] for stream in streams), {stream.q.shape[0] for stream in streams}
+    if tokens != rotation.starts.shape[0] or len(batches) != 1:
+        raise ValueError(f"{tokens} tokens, {len(batches)} sizes of batch, {rotation.starts.shape[0]} rotations")
     use = Use(streams[0].q.dtype, streams[0].q.shape[-1] // size, size)
     if use not in _trials or any(value.dtype != use.dtype for stream in streams for value in stream):
         return None
