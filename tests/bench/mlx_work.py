@@ -28,6 +28,8 @@ from bench.peers import COUNTED, PEERS, VERSIONS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from locara_sidecar.engine.mlx_engine.schedules.solvers import Solver
+
 
 def step(
     model: Any,
@@ -37,16 +39,23 @@ def step(
     answer: Callable[..., mx.array],
     side: int = 128,
     dtype: mx.Dtype = mx.bfloat16,
+    solver: Solver | None = None,
 ) -> tracing.Count:
-    """A step of ``model``: ``answer(rows, by)`` calls the model; ``by`` is an input, not computed within."""
+    """A step of ``model``: ``answer(rows, by)`` calls the model; ``by`` is an input, not computed within.
+
+    :param solver: the scheduler of models that predict noise; without one it is flow matching's.
+    """
     from locara_sidecar.engine.mlx_engine.families import sampling
 
     tracing.weightless(model, dtype)
 
     def call(latent: mx.array, *given: mx.array) -> list[mx.array]:
-        rows = mx.broadcast_to(latent, (batch, *latent.shape[1:])).astype(dtype)
-        velocity = sampling.guided(answer(rows, refilled(by, iter(given))).astype(mx.float32), 4.5)
-        return [latent - 0.5 * velocity, latent - 0.1 * velocity]
+        seen = latent if solver is None else solver.seen(latent, 1)
+        rows = mx.broadcast_to(seen, (batch, *latent.shape[1:])).astype(dtype)
+        predicted = sampling.guided(answer(rows, refilled(by, iter(given))).astype(mx.float32), 4.5)
+        if solver is not None:
+            return list(solver.step(latent, predicted, 1))
+        return [latent - 0.5 * predicted, latent - 0.1 * predicted]
 
     given = [stand_in(value.shape, value.dtype) for value in tracing.leaves(by)]
     return tracing.counted(call, stand_in((1, side, side, channels), mx.float32), *given)
@@ -105,12 +114,15 @@ def sd3(bits: int | None = None, dtype: mx.Dtype = mx.bfloat16) -> tracing.Count
 
 def sdxl() -> tracing.Count:
     from bench.operations import SDXL
+    from locara_sidecar.engine.folder.schedulers import EulerConfig
     from locara_sidecar.engine.mlx_engine.denoisers.unet import Unet
+    from locara_sidecar.engine.mlx_engine.schedules import solvers
 
     model = tracing.weightless(Unet(SDXL))
     sizes = stand_in((1, 77, 2048)), stand_in((1, 1280)), stand_in((1, 6))
     by = model.steering(stand_in((4,), mx.float32), *sizes).at(0)
-    return step(model, by, 4, 1, lambda x, given: model(x, given, _pace()))
+    solver = solvers.make(EulerConfig(timestep_spacing="trailing"), 4, lambda: None)
+    return step(model, by, 4, 1, lambda x, given: model(x, given, _pace()), solver=solver)
 
 
 def z_image(bits: int | None = None) -> tracing.Count:

@@ -53,7 +53,7 @@ def rotated_pair_by_pair(x, rotation):
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("laid", [False, True], ids=["heads first", "tokens first"])
-def test_turning_in_one_kernel_is_the_formula_and_diffusers_bit_for_bit(dtype, laid):
+def test_rotation_in_one_kernel_is_the_formula_and_diffusers_bit_for_bit(dtype, laid):
     places, rotation = at_many_places()
     x = drawn(1, 2, len(places), 3, 128, dtype=dtype).transpose(0, 2, 1, 3)
     x = x if laid else mx.contiguous(x)
