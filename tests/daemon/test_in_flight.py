@@ -20,9 +20,10 @@ from locara_protocol.methods import METHODS
 from locara_sidecar.daemon.jobs import jobs
 from locara_sidecar.daemon.jobs.in_flight import MAX_SHORT, InFlight
 from locara_sidecar.daemon.jobs.jobs import Job, JobQueue
+from locara_sidecar.daemon.wire import off_loop
 from locara_sidecar.daemon.wire.calls import MAX_HELD, Calls
 from locara_sidecar.daemon.wire.outbox import Outbox
-from locara_sidecar.daemon.wire.server import Server
+from locara_sidecar.daemon.wire.server import OffLoopHandler, Server
 from support.host import manifest
 
 MIB = 1 << 20
@@ -53,10 +54,10 @@ class Everyone:
 class Wired:
     """A server on which each method is a short call, answered when the test says so."""
 
-    def __init__(self, start_aside=lambda *_: False, later=lambda _: False, **handlers):
+    def __init__(self, start_aside=lambda *_: False, later=lambda _: False, stopping=lambda: False, **handlers):
         self.outbox = Outbox()
         self.in_flight = InFlight(lambda *_: None, lambda: self.server.go_on())
-        self.waiting, self.resumed = [], 0
+        self.waiting, self.resumed, self.broken = [], 0, []
         self.server = Server(
             self.outbox,
             Calls(self.outbox),
@@ -69,6 +70,8 @@ class Wired:
             resume=self.resume,
             start_aside=start_aside,
             later=later,
+            stopping=stopping,
+            broken=self.broken.append,
         )
 
     def resume(self):
@@ -107,15 +110,74 @@ def test_no_line_is_looked_at_while_so_many_short_calls_are_in_flight():
     assert wired.resumed == 1  # there was room for it
 
 
-def test_with_an_event_loop_each_entry_of_a_batch_has_a_callback_of_its_own():
+def test_with_an_event_loop_a_batch_is_looked_at_in_turns(monkeypatch):
+    """Here each entry takes one."""
+    monkeypatch.setattr(off_loop, "TURN_SECONDS", -1)
     due = []
     wired = Wired(later=lambda function: due.append(function) is None)
     wired.server.handle_line(json.dumps([request(number) for number in range(3)]).encode())
-    for waiting in range(3):
+    for waiting in range(1, 4):
         assert (len(wired.waiting), wired.server.busy) == (waiting, True)
         due.pop(0)()
-    due.pop(0)()
     assert (len(wired.waiting), wired.server.busy, wired.resumed, due) == (3, False, 1, [])
+
+
+def test_within_a_turn_a_batch_is_looked_at_as_a_whole(monkeypatch):
+    monkeypatch.setattr(off_loop, "TURN_SECONDS", 60)
+    wired = Wired(later=pytest.fail)
+    wired.server.handle_line(json.dumps([request(number) for number in range(3)]).encode())
+    assert (len(wired.waiting), wired.server.busy) == (3, False)
+
+
+@pytest.mark.parametrize("stop", ["looks again", "ends at once"])
+def test_a_stop_within_a_batch_answers_all_of_it_and_starts_nothing(monkeypatch, stop):
+    """WIRE-10: its line has been looked at, so each of its requests is answered."""
+    monkeypatch.setattr(off_loop, "TURN_SECONDS", -1)
+    due, stopping = [], []
+    wired = Wired(later=lambda function: due.append(function) is None, stopping=lambda: bool(stopping))
+    batch = [request(1), request(2), {"jsonrpc": "2.0", "method": "x"}, {"id": 4}, request(5)]
+    wired.server.handle_line(json.dumps(batch).encode())
+    stopping.append(True)
+    if stop == "looks again":
+        due.pop(0)()
+    wired.server.end()
+    assert len(wired.waiting) == 1
+    wired.answer(wired.waiting[0])
+    (answers,) = wired.answers()
+    kinds = {answer["id"]: answer.get("error", {}).get("code") for answer in answers}
+    assert kinds == {1: None, 2: -32800, 4: -32600, 5: -32800}
+    assert not wired.server.busy
+
+
+def test_what_waits_for_a_disk_starts_nothing_after_a_stop():
+    stopping, tasks = [], []
+    wired = Wired(
+        start_aside=lambda *task: tasks.append(task) is None,
+        stopping=lambda: bool(stopping),
+        **{"models.gc": OffLoopHandler(lambda: None, lambda *_: pytest.fail("it started"))},
+    )
+    jsonrpc.build_decoder(METHODS["models.gc"].params)
+    wired.server.handle_line(json.dumps(request(1, "models.gc")).encode())
+    stopping.append(True)
+    ((function, *arguments),) = tasks
+    anyio.run(function, *arguments)
+    (answer,) = wired.answers()
+    assert answer["error"]["code"] == -32800
+
+
+def test_a_batch_that_cannot_be_gone_on_with_ends_the_daemon_in_order(monkeypatch):
+    """It is told to the daemon, which stops; that answers the rest."""
+    monkeypatch.setattr(off_loop, "TURN_SECONDS", -1)
+    due = []
+    wired = Wired(later=lambda function: due.append(function) is None)
+    wired.server.handle_line(json.dumps([request(number) for number in range(3)]).encode())
+    monkeypatch.setattr(wired.server, "_entry", lambda *_: 1 / 0)
+    due.pop(0)()
+    assert [type(error) for error in wired.broken] == [ZeroDivisionError]
+    wired.server.end()
+    wired.answer(wired.waiting[0])
+    (answers,) = wired.answers()
+    assert [answer["id"] for answer in answers] == [2, 0], "but the one that failed"
 
 
 def test_what_decodes_the_parameters_of_a_first_call_is_built_off_the_event_loop(monkeypatch):
@@ -276,3 +338,16 @@ def test_a_flood_of_lists_takes_no_memory_a_job_is_saved_meanwhile_and_all_are_a
     stuck.stdin.write(line(request("last", "ping")))
     stuck.stdin.flush()
     assert json.loads(stuck.stdout.readline())["id"] == "last"
+
+
+def test_a_daemon_that_is_ended_within_a_batch_answers_all_of_it(stuck):
+    """WIRE-10. More lists than may be in flight at once, so some entries have not been looked at."""
+    job = request("job", "image.generate") | {"params": {"prompt": "a pond", "options": {"steps": 2}}}
+    stuck.stdin.write(line(job) + line([request(number) for number in range(2 * MAX_SHORT)]))
+    stuck.stdin.flush()
+    assert json.loads(stuck.stdout.readline())["id"] == "job"  # the batch has been looked at meanwhile
+    stuck.terminate()
+    answers = json.loads(stuck.stdout.readline())
+    assert sorted(answer["id"] for answer in answers) == list(range(2 * MAX_SHORT))
+    assert {answer["error"]["code"] for answer in answers} == {-32800}
+    assert stuck.wait(10) == 0

@@ -1,9 +1,10 @@
-"""What the host sends is handled line by line, and with an event loop each line in a callback of its own."""
+"""What the host sends is handled line by line, and with an event loop in turns."""
 
 import os
 
 import pytest
 
+from locara_sidecar.daemon.wire import off_loop
 from locara_sidecar.daemon.wire.incoming import Incoming
 from locara_sidecar.daemon.wire.outbox import Outbox
 from support.host import eventually
@@ -63,14 +64,36 @@ def test_without_an_event_loop_all_lines_are_handled_at_once(sent):
     assert (server.seen, ended) == (LINES, [None])
 
 
-def test_with_an_event_loop_each_line_has_a_callback_of_its_own(sent):
+def test_with_an_event_loop_lines_are_handled_in_turns(sent, monkeypatch):
+    """Here each step takes one: to split what has come, each line, and each mark of an end."""
+    monkeypatch.setattr(off_loop, "TURN_SECONDS", -1)
     server, due = Lines(), []
     incoming, ended = sent(DATA, lambda function: due.append(function) is None)
-    for number in range(len(LINES)):
-        assert (server.seen, ended) == (LINES[:number], [])
+    counts = []
+    while not ended:
         incoming.drain(server, lambda: False, "again")
-    incoming.drain(server, lambda: False, "again")
-    assert (server.seen, ended, due) == (LINES, [None], ["again"] * len(LINES))
+        counts.append(len(server.seen))
+    assert (server.seen, due) == (LINES, ["again"] * len(counts))
+    assert max(after - before for before, after in zip([0, *counts], counts, strict=False)) == 1
+
+
+def test_within_a_turn_all_lines_are_handled(sent, monkeypatch):
+    monkeypatch.setattr(off_loop, "TURN_SECONDS", 60)
+    server = Lines()
+    incoming, ended = sent(DATA, pytest.fail)
+    incoming.drain(server, lambda: False, pytest.fail)
+    assert (server.seen, ended) == (LINES, [None])
+
+
+def test_a_chunk_of_many_lines_is_split_piece_by_piece(sent, monkeypatch):
+    """An empty line is no message, but has to be looked for: 64 KiB of them took 60 ms."""
+    monkeypatch.setattr(off_loop, "TURN_SECONDS", -1)
+    server, due = Lines(), []
+    incoming, ended = sent(b"\n" * 20_000 + b"{}\n" * 5_000, lambda function: due.append(function) is None)
+    while not ended:
+        incoming.drain(server, lambda: False, "again")
+    assert server.seen == [b"{}"] * 5_000
+    assert len(due) > 5_000 + 20
 
 
 def test_no_line_is_handled_while_the_server_is_busy_or_once_the_daemon_stops(sent):

@@ -134,9 +134,15 @@ def half_removed(store, image, monkeypatch):
     return image.folder
 
 
+def old(folder):
+    """Make all of it two days old."""
+    for path in (*folder.rglob("*"), folder):
+        os.utime(path, (time.time() - 2 * 86_400,) * 2)
+    return folder
+
+
 def test_what_a_killed_removal_left_of_an_images_model_is_collected(store, half_removed):
-    os.utime(half_removed, (time.time() - 120,) * 2)
-    assert half_removed in collect.plan_gc(store).waste
+    assert old(half_removed) in collect.plan_gc(store).waste
     collect.execute(store, collect.plan_gc(store, 0))
     assert left(store) == []
     assert list(store.models.iterdir()) == []
@@ -144,16 +150,36 @@ def test_what_a_killed_removal_left_of_an_images_model_is_collected(store, half_
 
 def test_what_somebody_may_just_be_putting_back_is_not_collected(store, half_removed):
     assert half_removed not in collect.plan_gc(store).waste  # hidden a moment ago
-    os.utime(half_removed, (time.time() - 120,) * 2)
-    plan = collect.plan_gc(store)
+    plan = collect.plan_gc(store) if old(half_removed) else None
     with disk.held(disk.try_lock(store.locks / half_removed.name, shared=False)):
+        collect.execute(store, plan)
+    with disk.held(disk.try_lock(half_removed, shared=True, create=False)):  # by whoever may only read the cache
         collect.execute(store, plan)
     assert (half_removed / WEIGHTS).exists()
 
 
+def test_a_cache_that_is_just_being_copied_here_is_not_collected(store, half_removed):
+    """As ``cp`` does it: the folder first, and ``meta.json`` perhaps last."""
+    old(half_removed)
+    os.utime(half_removed / WEIGHTS)
+    assert half_removed not in collect.plan_gc(store).waste
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_collected(store, half_removed, monkeypatch):
+    old(half_removed)
+    real = os.lstat
+
+    def lstat(path, *args, **options):
+        if os.path.basename(path) == "meta.json":
+            raise PermissionError(errno.EACCES, "no")
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    assert half_removed not in collect.plan_gc(store).waste
+
+
 def test_what_was_installed_again_after_a_killed_removal_is_kept(store, half_removed, tmp_path):
-    os.utime(half_removed, (time.time() - 120,) * 2)
-    plan = collect.plan_gc(store)
+    plan = collect.plan_gc(store) if old(half_removed) else None
     take(store, tmp_path / "mine")
     collect.execute(store, plan)
     assert whole(store) == ["mine"]

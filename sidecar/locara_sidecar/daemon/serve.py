@@ -121,6 +121,9 @@ class Daemon:
             is_full=self._methods.is_full,
             resume=self._drain,
             later=self._later,
+            stopping=lambda: self._stopping,
+            refusal=cancelled_error([]),
+            broken=self._broken,
         )
         # created now: at the end there may be no memory for them
         self._failure: Exception = internal_error()
@@ -199,6 +202,7 @@ class Daemon:
         """Answer open calls while the main thread is held up, perhaps importing asyncio on a busy machine. It may be
         answering a call at this very moment: whichever thread closes the call first has answered it.
         """
+        _attempt(self._server.end)
         self._calls.fail_all(cancelled_error([]))
         self._outbox.close()
         self._writer.wait(_LATE_SECONDS)
@@ -224,6 +228,7 @@ class Daemon:
         """
         return (
             self._engine.close_now,
+            self._server.end,
             fail_all,
             self._outbox.close,
             partial(self._writer.wait, _FLUSH_SECONDS),
@@ -276,8 +281,8 @@ class Daemon:
         if self._loop is None:
             return False
         if function not in self._due:
-            self._due.add(function)
             self._loop.call_soon(self._run_due, function, context=self._context)
+            self._due.add(function)
         return True
 
     def _run_due(self, function: Callable[[], None]) -> None:
@@ -289,8 +294,11 @@ class Daemon:
         try:
             self._incoming.drain(self._server, lambda: self._stopping, self._drain)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the daemon goes on, or to its end
-            self.stop(1, "stdin could not be read any further")
-            _tell("lines could not be processed", error)
+            self._broken(error)
+
+    def _broken(self, error: Exception) -> None:
+        self.stop(1, "stdin could not be read any further")
+        _tell("lines could not be processed", error)
 
 
 async def _guarded(function: Callable[..., Awaitable[object]], *args: Any) -> None:

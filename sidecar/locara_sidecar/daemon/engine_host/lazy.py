@@ -119,7 +119,7 @@ class LazyEngine:
                     look = partial(own_files.are_replaced, began)
                     settle = look if asked.cancelled else partial(own_files.settled_since, began)
                     replaced = await self._wait(asked, settle, refused=lambda: False)
-                    await self._made_for(asked)
+                    await self._made_for(asked, refused=lambda: self._latest)
                     replaced = replaced or client.outdated
                     if replaced and asked.cancelled:
                         raise failures.cancelled() from error
@@ -133,12 +133,13 @@ class LazyEngine:
             del self._asked[job]
         raise AssertionError("the last attempt returns or raises")
 
-    async def _made_for(self, asked: _Asked) -> EngineClient:
+    async def _made_for(self, asked: _Asked, refused: Callable[[], Program | None] | None = None) -> EngineClient:
         """Return the client, after updating what engines are started from.
 
+        :param refused: what they are started from, if the system refuses a thread to look.
         :raises RpcError: RequestCancelled, if the job is cancelled while waiting.
         """
-        found = await self._wait(asked, partial(_look, wait=not asked.cancelled))
+        found = await self._wait(asked, partial(_look, wait=not asked.cancelled), refused=refused)
         if self._client is None:
             self._client = self._make()
             if self._closed:

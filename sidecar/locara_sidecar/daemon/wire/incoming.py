@@ -1,7 +1,7 @@
 """What the host sends, on its way from stdin to the dispatcher: bytes, then lines, in order.
 
-Once there is an event loop, each line gets a callback of its own: however many a host sends at once, what is ready
-waits for one of them at most.
+Once there is an event loop, lines are handled in turns of half a millisecond (:func:`.turn`): however many a host sends
+at once, other callbacks wait for one turn at most, and for one line if that takes longer.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from locara_protocol.framing import LineSplitter, LineTooLong
+from locara_sidecar.daemon.wire.off_loop import turn
 from locara_sidecar.daemon.wire.stdio import ByteReader
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from locara_sidecar.daemon.wire.server import Server
 
 _LEFT_SECONDS = 0.6
+_MANY = 256
+_PIECE = 1024
+"""Bytes that are split into lines at a time where there are many in a chunk: a chunk of empty lines takes 60 ms."""
 
 
 class _Mark(enum.Enum):
@@ -55,6 +59,7 @@ class Incoming:
         self._later = later
         self._ended = ended
         self._inbox: deque[bytes] = deque()
+        self._unsplit: deque[bytes | _Mark] = deque()
         self._lines: deque[bytes | LineTooLong | _Mark] = deque()
         self._splitter = LineSplitter(max_line_bytes)
         self._reader = ByteReader(read_fd, self._deliver, self._left)
@@ -86,39 +91,54 @@ class Incoming:
         main thread.
 
         :param stopping: whether no further line matters.
-        :param again: calls this once more: when there is an event loop, for the lines after the first.
+        :param again: calls this once more: when there is an event loop, for the next turn.
         :raises Exception: whatever it is, stdin cannot be read any further.
         """
+        is_over = turn()
         while self._handle_next(server, stopping):
-            if self._later(again):
+            if is_over() and self._later(again):
                 return
 
     def _handle_next(self, server: Server, stopping: Callable[[], bool]) -> bool:
-        """Handle the next line that has arrived; False if there is none, or this must stop, for now or for good."""
-        while self._lines or self._inbox:
-            if not self._lines:
-                self._split(self._inbox.popleft())
-                continue
-            if stopping() or server.busy or self._outbox.is_full(self._arrived):
-                return False
-            line = self._lines.popleft()
-            if line is _Mark.CHUNK_END:
-                self._reader.done()
-            elif line is _Mark.STDIN_END:
-                self._reader.ended()
-                self._ended()
-            else:
-                if isinstance(line, LineTooLong):
-                    server.handle_long_line()
-                else:
-                    server.handle_line(line)
-                return True
-        return False
-
-    def _split(self, chunk: bytes) -> None:
-        if chunk:
-            self._lines += self._splitter.feed(chunk)
-            self._lines.append(_Mark.CHUNK_END)
+        """Handle the next thing that has arrived: a line, or bytes to be split into lines. False if there is none, or
+        this must stop, for now or for good.
+        """
+        if not self._lines:
+            return self._split_next()
+        if stopping() or server.busy or self._outbox.is_full(self._arrived):
+            return False
+        line = self._lines.popleft()
+        if line is _Mark.CHUNK_END:
+            self._reader.done()
+        elif line is _Mark.STDIN_END:
+            self._reader.ended()
+            self._ended()
+        elif isinstance(line, LineTooLong):
+            server.handle_long_line()
         else:
+            server.handle_line(line)
+        return True
+
+    def _split_next(self) -> bool:
+        """Split the next bytes into lines; False if there are none."""
+        if not self._unsplit:
+            if not self._inbox:
+                return False
+            self._unsplit += _pieces(self._inbox.popleft())
+        piece = self._unsplit.popleft()
+        if piece is _Mark.STDIN_END:
             self._lines += self._splitter.finish()
-            self._lines.append(_Mark.STDIN_END)
+        if isinstance(piece, _Mark):
+            self._lines.append(piece)
+        else:
+            self._lines += self._splitter.feed(piece)
+        return True
+
+
+def _pieces(chunk: bytes) -> list[bytes | _Mark]:
+    """Return the parts of a chunk from stdin, and what follows it; empty at the end of stdin."""
+    if not chunk:
+        return [_Mark.STDIN_END]
+    if chunk.count(b"\n") <= _MANY:
+        return [chunk, _Mark.CHUNK_END]
+    return [*(chunk[at : at + _PIECE] for at in range(0, len(chunk), _PIECE)), _Mark.CHUNK_END]

@@ -1,8 +1,9 @@
-"""Runs what may wait for a disk off the event loop, without exception."""
+"""Runs what may wait for a disk off the event loop, and bounds how long a callback goes on with what was sent."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -14,10 +15,20 @@ from locara_sidecar.machine.processes.shortage import NO_THREAD
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WAIT_SECONDS = 1.0
+TURN_SECONDS = 0.0005
+"""How long one callback of the event loop goes on with the next line, before others get their turn."""
+
+WAIT_SECONDS = 0.4
+"""Less than the end of the daemon leaves to the calls that are still open."""
 _AGAIN_SECONDS = 0.02
 
 Result = TypeVar("Result")
+
+
+def turn() -> Callable[[], bool]:
+    """Begin a turn of a callback; return a function that says whether it is over."""
+    until = time.perf_counter() + TURN_SECONDS
+    return lambda: time.perf_counter() > until
 
 
 async def off_loop(

@@ -26,11 +26,13 @@ from locara_protocol.channel_messages import FRAMES, ChannelEnd, Streamed
 from locara_protocol.image_messages import DiffusionStep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 MAX_PENDING = 16
 MAX_BURST = 256
 """The most that wait while only the processor is missing: the writer asks for them, or began to write just now."""
+_BURST_BYTES = 1 << 20
+"""Their previews, at most: a host that reads slowly, but never stops, is not shown what is seconds old."""
 _SLOW_SECONDS = 0.1
 _REPLACED_BYTES = 2048
 HIGH_WATER_BYTES = 4 * 1024 * 1024
@@ -88,7 +90,7 @@ class Outbox:
         """Queue a message for a channel; the newest pending one absorbs it if the host does not keep up."""
         with self._condition:
             pending = channel.pending
-            if len(pending) >= MAX_PENDING and (len(pending) >= MAX_BURST or not self._keeps_up()):
+            if len(pending) >= MAX_PENDING and not (self._keeps_up() and _is_small(pending)):
                 last = pending.pop()
                 if isinstance(message, DiffusionStep) and isinstance(last, DiffusionStep):
                     message = with_preview(message, last)
@@ -189,6 +191,14 @@ class Outbox:
         frame = FRAMES[type(message)](channel=channel.id, index=channel.index, message=message)
         channel.index += 1
         return jsonrpc.encode_notification(channel.notification, frame)
+
+
+def _is_small(pending: Collection[Streamed]) -> bool:
+    """Whether one more message may wait, though many do."""
+    if len(pending) >= MAX_BURST:
+        return False
+    previews = (message.preview for message in pending if isinstance(message, DiffusionStep))
+    return sum(len(preview.data) for preview in previews if preview is not UNSET) < _BURST_BYTES
 
 
 def with_preview(message: DiffusionStep, last: DiffusionStep) -> DiffusionStep:

@@ -1,7 +1,6 @@
 """Dispatches lines in arrival order, on the event loop, without ever blocking it.
 
-One request at a time: each entry of a batch gets a callback of its own, so that what is ready is never kept waiting by
-more than one of them.
+A batch is looked at in turns of half a millisecond (:func:`.turn`), so that other callbacks do not wait for all of it.
 
 Registering a request, ``initialize`` and cancels are complete before the next line is looked at; the work of a long
 call goes on elsewhere. If a call can only be accepted or refused after a look at the disk, a thread takes that look and
@@ -13,20 +12,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from locara_protocol import jsonrpc
 from locara_protocol import messages as m
 from locara_protocol.errors import RpcError, invalid_params
 from locara_protocol.methods import METHODS, NOTIFICATIONS, Method
 from locara_sidecar.daemon.wire.calls import Batch, Call, Calls
-from locara_sidecar.daemon.wire.off_loop import off_loop
+from locara_sidecar.daemon.wire.off_loop import off_loop, turn
 from locara_sidecar.daemon.wire.outbox import Channel, Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping
 
 log = logging.getLogger("locara.server")
 
@@ -73,6 +73,10 @@ Handler = Callable[[Call, Any], Any] | OffLoopHandler
 """Takes a call and its parameters and returns the result, or None if the answer comes later."""
 
 
+def _raise(error: Exception) -> NoReturn:
+    raise error
+
+
 class Server:
     """One session's dispatcher.
 
@@ -83,6 +87,9 @@ class Server:
     :param is_full: whether too many calls are in flight to accept another; when that changes, call :meth:`go_on`.
     :param resume: called when the server is no longer :attr:`busy`.
     :param later: runs a function in its own callback of the event loop; False if there is no loop yet.
+    :param stopping: whether no new work may start.
+    :param refusal: the answer to what is not looked at any more then.
+    :param broken: called with an exception after which no further line can be handled.
     """
 
     def __init__(
@@ -98,6 +105,9 @@ class Server:
         is_full: Callable[[], bool] = lambda: False,
         resume: Callable[[], None] = lambda: None,
         later: Callable[[Callable[[], None]], bool] = lambda _: False,
+        stopping: Callable[[], bool] = lambda: False,
+        refusal: RpcError | None = None,
+        broken: Callable[[Exception], None] = _raise,
     ) -> None:
         if handlers.keys() != METHODS.keys():
             raise RuntimeError(f"methods and handlers differ: {handlers.keys() ^ METHODS.keys()}")
@@ -112,7 +122,11 @@ class Server:
         self._is_full = is_full
         self._resume = resume
         self._later = later
-        self._rest: Iterator[None] | None = None
+        self._stopping = stopping
+        self._refusal = refusal or RpcError("RequestCancelled", "The sidecar is stopping.")
+        self._broken = broken
+        self._batch: Batch | None = None
+        self._rest: deque[jsonrpc.Entry] = deque()  # of the batch
         self._at_disk = False
         self._kept: dict[str, Any] = {}
         self._failure: Exception | None = None
@@ -122,44 +136,65 @@ class Server:
         """Whether no further line may be looked at: a call waits for a disk, too many are in flight, or a batch is not
         finished. Meanwhile the loop is free for the calls accepted before.
         """
-        return self._at_disk or self._rest is not None or self._is_full()
+        return self._at_disk or self._batch is not None or self._is_full()
 
     def refuse_work(self, failure: Exception) -> None:
         """From now on answer every request with this failure, except those that open and end a session."""
         self._failure, self._failed_at = failure, failure.__traceback__
 
     def handle_line(self, line: bytes) -> None:
-        """Handle one line of the wire, without its line ending. Never raises."""
+        """Handle one line of the wire, without its line ending.
+
+        :raises Exception: whatever it is, no further line can be handled.
+        """
         decoded = jsonrpc.decode_line(line)
         if not isinstance(decoded, jsonrpc.Batch):
             self._entry(decoded, None)
             return
-        self._rest = self._entries(decoded.entries)
-        if not self._later(self.go_on):
-            self._look_at_rest()
-
-    def _entries(self, entries: Sequence[jsonrpc.Entry]) -> Iterator[None]:
-        batch = Batch(self._outbox)
-        for entry in entries:
-            self._entry(entry, batch)
-            yield
-        batch.done()
+        self._batch = Batch(self._outbox)
+        self._rest.extend(decoded.entries)
+        self._look_at_rest()
 
     def _look_at_rest(self) -> None:
-        """Process the next entry of a batch; without an event loop all, until something has to be waited for."""
-        while self._rest is not None and not (self._at_disk or self._is_full()):
-            if next(self._rest, self) is self:
-                self._rest = None
-            elif self._later(self.go_on):
-                return
+        """Process entries of a batch until something has to be waited for, or this turn is over."""
+        is_over = turn()
+        while self._batch is not None and not (self._at_disk or self._is_full()):
+            if self._stopping():
+                self.end()
+            elif not self._rest:
+                self._finish_batch(self._batch)
+            else:
+                self._entry(self._rest.popleft(), self._batch)
+                if is_over() and self._later(self.go_on):
+                    return
+
+    def _finish_batch(self, batch: Batch) -> None:
+        self._batch = None
+        batch.done()
+
+    def end(self) -> None:
+        """Refuse what has not been looked at of a batch, so that the whole is answered. From any thread."""
+        batch = self._batch
+        if batch is None:
+            return
+        while self._rest:
+            with contextlib.suppress(IndexError):  # another thread has taken it
+                entry = self._rest.popleft()
+                if isinstance(entry, jsonrpc.Request):
+                    self._refuse(entry.id, self._refusal, batch)
+                elif isinstance(entry, jsonrpc.Invalid):
+                    self._refuse(entry.id, entry.error, batch)
+        if self._batch is batch:
+            self._finish_batch(batch)
 
     def go_on(self) -> None:
         """Continue after a wait: with the rest of a batch, then the lines after it."""
         try:
             self._look_at_rest()
-        finally:
-            if not self.busy:
-                self._resume()
+        except Exception as error:  # noqa: BLE001 -- whatever it is
+            self._broken(error)
+        if not self.busy:
+            self._resume()
 
     def handle_long_line(self) -> None:
         """Handle a line that was over the limit and has been skipped."""
@@ -230,7 +265,7 @@ class Server:
             with _answering(call):
                 build = partial(jsonrpc.build_decoder, method.params)
                 await off_loop(build, abandon=True, refused=build)  # it computes, and waits for nothing
-                waits = not call.answered and self._perform(call, method, raw)
+                waits = not call.answered and self._perform(self._started(call), method, raw)
         except Exception:  # there is no memory for an answer: later lines may have better luck
             self._free()
             raise
@@ -244,11 +279,20 @@ class Server:
                 if handler.keeps:
                     self._kept[call.method] = found
                 if not call.answered:
-                    _give(call, handler.then(call, params, found))
+                    _give(call, handler.then(self._started(call), params, found))
         except Exception:  # there is no memory for an answer: later lines may have better luck
             self._free()
             raise
         self._free()
+
+    def _started(self, call: Call) -> Call:
+        """Return a call whose work may start now.
+
+        :raises RpcError: the daemon is stopping.
+        """
+        if self._stopping():
+            raise self._refusal
+        return call
 
     def _free(self) -> None:
         self._at_disk = False

@@ -148,7 +148,7 @@ async def wait_for(
             while not over.is_set():  # noqa: ASYNC110 -- the system may refuse a thread to wait in
                 await anyio.sleep(_LOOK_SECONDS)
     if failed:
-        raise failed[0]
+        raise failed.pop()  # or it would keep itself, and what was handed over, alive
     return outcome[0]
 
 

@@ -3,7 +3,7 @@
 A pair belongs to one axis, such as row or column, and its angle is the token's position on that axis times the pair's
 frequency. A picture has few positions on an axis, 64 at 1024 x 1024, and 4096 tokens. So cosines and sines are kept
 once per position (:class:`ByAxis`), and our kernel looks them up. MLX's own operations need them for every token
-(:meth:`ByAxis.table`), which for FLUX at that size is 2.4 MB, read in every block, instead of 15 KB and 55 KB of positions.
+(:meth:`ByAxis.table`): for FLUX at that size 2.4 MB, read in every block, instead of 15 KB and 55 KB of positions.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ def start() -> None:
 def exempt_imports() -> None:
     """Exempt all objects that exist if modules have been imported since the last time. Quick; thread-safe.
 
-    What is garbage at this moment is never collected, which matters little: it happens once for each module at most.
+    What is garbage at this moment, or later becomes garbage in a cycle, is never collected. That matters little: it
+    happens once for each module at most, and what we keep for long makes no cycles.
     """
     if _modules and _modules[0] < (now := len(sys.modules)):
         _modules[0] = now

@@ -88,18 +88,24 @@ def set_aside(store: Store, key: str) -> Aside | None:
     return Aside(folder, gone, None)
 
 
-def finish(folder: Path) -> None:
-    """Delete what is left of a model whose ``meta.json`` was hidden by a process that did not get further. Whatever
-    has been installed there meanwhile stays.
+def finish(folder: Path) -> bool:
+    """Delete what is left of a model whose ``meta.json`` was hidden by a process that did not get further; return
+    whether that was so. Whatever has been installed there meanwhile stays.
     """
-    with contextlib.suppress(OSError):
+    try:
         fd = os.open(folder, os.O_RDONLY | _FOLDER)
-        try:
-            os.stat(META, dir_fd=fd)
-        except FileNotFoundError:
+    except OSError:
+        return False
+    try:
+        os.stat(META, dir_fd=fd)
+    except FileNotFoundError:
+        with contextlib.suppress(OSError):
             Aside(folder, folder, fd).free_name()
-        else:
-            os.close(fd)
+        return True
+    except OSError:
+        pass
+    os.close(fd)
+    return False
 
 
 def _hide(folder: Path, gone: Path) -> int:

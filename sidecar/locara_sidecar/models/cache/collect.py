@@ -16,7 +16,16 @@ from locara_sidecar.ipc.frames import PREPARED_LAYOUT
 from locara_sidecar.machine.processes.trees import remove_tree
 from locara_sidecar.models.cache import aside, disk, staging
 from locara_sidecar.models.cache.store import Installed, Store
-from locara_sidecar.models.cache.survey import COPIES, Inode, Survey, abandoned, drop_blobs, files_of, inodes_of
+from locara_sidecar.models.cache.survey import (
+    COPIES,
+    Inode,
+    Survey,
+    abandoned,
+    drop_blobs,
+    files_of,
+    half_removed,
+    inodes_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -175,12 +184,7 @@ def _remove_entry(store: Store, entry: Installed) -> bool:
     """Remove the name, then the bytes; False if the model is in use."""
     store.prepare()
     with contextlib.ExitStack() as locks:
-        for path in (store.locks / entry.key, entry.folder):  # processes that may only read the cache lock the folder
-            lock = disk.try_lock(path, shared=False, create=path.parent == store.locks)
-            if lock is None:
-                return False
-            locks.callback(lock.release)
-        if store.marked(entry.key, _heard(store, entry.key)):
+        if not _locked(store, entry.key, entry.folder, locks):
             return False
         gone = aside.set_aside(store, entry.key)
         # a new user marks the model and then looks for its name, so one of the two processes has seen the other
@@ -199,17 +203,25 @@ def _remove_entry(store: Store, entry: Installed) -> bool:
     return True
 
 
+def _locked(store: Store, key: str, folder: Path, locks: contextlib.ExitStack) -> bool:
+    """Lock a model against every use; False if somebody uses it."""
+    for path in (store.locks / key, folder):  # processes that may only read the cache lock the folder
+        lock = disk.try_lock(path, shared=False, create=path.parent == store.locks)
+        if lock is None:
+            return False
+        locks.callback(lock.release)
+    return not store.marked(key, _heard(store, key))
+
+
 def _finish_removal(store: Store, folder: Path) -> None:
-    """Delete what an interrupted removal has left, blobs included; nothing of a model whose lock a process holds, since
-    it may put it back.
-    """
+    """Delete what an interrupted removal has left, blobs included; in ``models``, nothing that a process uses."""
     inodes = inodes_of(folder)
     if folder.parent == store.models:
-        lock = disk.try_lock(store.locks / folder.name, shared=False)
-        if lock is None:
-            return
-        with disk.held(lock):
-            aside.finish(folder)
+        with contextlib.ExitStack() as locks:
+            if not _locked(store, folder.name, folder, locks) or not half_removed(folder):
+                return
+            if not aside.finish(folder):
+                return
     else:
         remove_tree(folder)
     drop_blobs(store, [path for path, inode, _ in files_of(store.blobs) if inode in inodes])

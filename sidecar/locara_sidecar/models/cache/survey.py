@@ -174,8 +174,17 @@ def drop_blobs(store: Store, blobs: Iterable[Path], but: Path | None = None) -> 
 def half_removed(folder: Path) -> bool:
     """Whether a killed process has left this folder in ``models`` without its ``meta.json`` (``aside.py``)."""
     ours = is_key(folder.name) and folder.is_dir() and not folder.is_symlink()
-    # a process that hides a model may be about to put it back
-    return ours and not os.path.lexists(folder / META) and _changed(folder) < time.time() - 60
+    if not ours:
+        return False
+    try:
+        os.lstat(folder / META)
+    except FileNotFoundError:
+        # somebody may be about to put it back, or to copy a cache here: meta.json need not be copied first
+        newest = max(map(_changed, (folder, *folder.rglob("*"))))
+        return newest < time.time() - STRANGERS_SECONDS
+    except OSError:
+        pass
+    return False
 
 
 def abandoned(folder: Path) -> bool:
