@@ -74,6 +74,17 @@ def test_a_burst_loses_nothing_while_the_writer_asks_for_more(sent, left):
     assert frames[-1]["message"]["step"] == sent
 
 
+def test_no_burst_of_previews_is_large():
+    """A host that reads 64 KiB every 97 ms was shown 256 frames, the first of them 12 s old."""
+    outbox, channel = Outbox(lambda: 0.0), Channel(7, "DiffusionStep")
+    outbox.push(channel, step(0))
+    outbox.take(1)
+    for number in range(1, 100):
+        outbox.push(channel, step(number, "x" * 40_000))
+    assert sum(len(message.preview.data) for message in channel.pending) < (1 << 20) + 40_000
+    assert channel.pending[-1].step == 99
+
+
 def test_a_host_that_has_not_taken_the_last_lines_for_a_while_is_slow():
     now = 0.0
     outbox, channel = Outbox(lambda: now), Channel(7, "DiffusionStep")

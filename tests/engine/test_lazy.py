@@ -359,6 +359,19 @@ def test_where_the_system_allows_no_thread_no_job_begins_and_the_loop_reads_no_f
         told_of(spec(), [rest])
 
 
+def test_a_job_that_fails_where_the_system_allows_no_more_threads_says_why_it_failed(prefix, spec, monkeypatch):
+    """And not that there was no thread in which to look for an update."""
+
+    def first(connection, job):
+        monkeypatch.setattr(anyio.to_thread, "run_sync", refuse)
+        fail(connection, job)
+
+    def refuse(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    assert told_of(spec(), [first])[1:] == ("InternalError", 1)
+
+
 def test_a_folder_that_is_deleted_and_made_again_is_another_one(prefix):
     """Although most file systems give it the same inode number."""
     seen = set()
