@@ -127,7 +127,7 @@ def test_a_thousand_calls_make_no_file_system_call_on_the_event_loop(places):
 @pytest.mark.timeout(300)
 def test_in_a_thousand_calls_no_callback_of_the_event_loop_computes_for_long(places):
     """Processor time. Two milliseconds are asked for. On a slow machine with ten other programs at work 3 to 8 of some
-    16 000 callbacks took more, 3.1 ms at most, usually ``image.edit``. So one in a thousand may, and none may take 5 ms.
+    16 000 callbacks took more, 3.1 ms at most, usually ``image.edit``. So one in a thousand may, none may take 5 ms.
     """
     with every_call(places, app(places), watch="time") as calls:
         calls.at_once(0)
