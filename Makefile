@@ -85,7 +85,7 @@ test: $(READY) ## run the quick tests
 	$(TESTS) -m 'not slow'
 
 test-slow: $(READY) ## run the tests that are marked slow
-	$(TESTS) -m slow
+	$(TESTS) -m slow --durations=12 --durations-min=20
 
 test-typescript: $(READY) $(NODE_READY) ## types, lint and tests of the TypeScript package, other clients, OpenRPC; needs Node 20 and npm
 	cd protocol/typescript && LOCARA_SIDECAR=$(abspath $(BIN))/locara-sidecar npm run --silent check
