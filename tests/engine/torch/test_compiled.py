@@ -22,7 +22,7 @@ MODEL, STEPS = "tiny-sd3", 12
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
-def test_a_compiled_model_draws_stops_and_predicts_steps_as_the_plain_one_does(tmp_path, runtimes, run, job_for, control):
+def test_a_compiled_model_draws_stops_and_predicts_as_the_plain_one_does(tmp_path, runtimes, run, job_for, control):
     plain, runtime = runtimes(MODEL), torch_runtime.create(str(tmp_path), {"compile": ""})
     spec = job_for(MODEL, steps=STEPS)
     expected = run(plain, spec)
