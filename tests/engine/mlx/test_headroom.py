@@ -125,6 +125,7 @@ def taken(dtype):
 
 
 @pytest.mark.slow
+@pytest.mark.alone  # on a busy machine MLX's threads release memory late
 @pytest.mark.timeout(300)
 def test_sums_in_float32_take_what_the_plan_adds_for_them_or_less():
     """Of all models FLUX takes most."""
