@@ -22,10 +22,9 @@ def no_more(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(off_loop, "WAIT_SECONDS", 5.0)
-    return lambda: monkeypatch.setattr(threading, "_start_new_thread", refuse)
+    return lambda: monkeypatch.setattr(threading.Thread, "start", refuse)
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="threads are started in another way")
 def test_a_thread_that_gets_free_is_waited_for(no_more):
     found, let = [], threading.Event()
 
